@@ -1,0 +1,120 @@
+"""An op as dispatch sees it: its backends, the choice among them, and its gradient."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from vitkern.dispatch.backend import Backend
+from vitkern.dispatch.errors import UnsupportedInput
+from vitkern.dispatch.override import active_backend, check_backend_name
+
+CallT = TypeVar("CallT", bound=tuple[Any, ...])
+
+OPERATORS: dict[str, Operator[Any]] = {}
+
+# Static order of automatic choice: hand-written device code, then generated, then the reference.
+_ORDER = ("cuda", "triton", "cpu")
+
+
+def known_backends() -> list[str]:
+    """Names of all backends that any op has, in order of automatic choice."""
+    names = {name for op in OPERATORS.values() for name in op.backends}
+    return sorted(names, key=_rank)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    if name == "eager":
+        return len(_ORDER) + 1, name
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), name
+
+
+class Operator(Generic[CallT]):
+    """The backends of one op, found among the modules of its package.
+
+    Every module of the op's package that defines ``BACKEND`` contributes it; ``reference.py``
+    contributes ``eager``. Adding a backend is adding such a module.
+    """
+
+    def __init__(self, name: str, call_type: type[CallT], package: str) -> None:
+        self.name = name
+        self.call_type = call_type
+        self.backends: dict[str, Backend] = {}
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if module.name == "cases" or module.name.endswith("_kernels"):
+                continue
+            backend = getattr(importlib.import_module(f"{package}.{module.name}"), "BACKEND", None)
+            if backend is not None:
+                self.backends[backend.name] = backend
+        self.backends = dict(sorted(self.backends.items(), key=lambda item: _rank(item[0])))
+        OPERATORS[name] = self
+
+    def select(self, call: CallT, backend: str | None = None) -> Backend:
+        """The backend that will compute ``call``.
+
+        Raises:
+            UnsupportedInput: a backend asked for by name refuses; lists why.
+            UnknownBackend: no op has a backend of that name.
+        """
+        asked = backend if backend is not None else active_backend()
+        if asked is not None:
+            chosen = self.backends.get(asked)
+            if chosen is None:
+                check_backend_name(asked)
+                raise UnsupportedInput(self.name, call, {asked: ["has no such op"]})
+            reasons = chosen.supports(call)
+            if reasons:
+                raise UnsupportedInput(self.name, call, {asked: reasons})
+            return chosen
+        for candidate in self.backends.values():
+            if not candidate.supports(call):
+                return candidate
+        raise UnsupportedInput(self.name, call, self.refusals(call))
+
+    def refusals(self, call: CallT) -> dict[str, list[str]]:
+        """For every backend of the op, the reasons it would refuse ``call`` (empty = takes it)."""
+        return {name: backend.supports(call) for name, backend in self.backends.items()}
+
+    def __call__(self, call: CallT, backend: str | None = None) -> Any:
+        """Compute ``call`` on the selected backend, differentiably."""
+        chosen = self.select(call, backend)
+        if chosen.backward is None:
+            return chosen.forward(call, False)[0]
+        if torch.is_grad_enabled() and any(
+            isinstance(value, torch.Tensor) and value.requires_grad for value in call
+        ):
+            return _Differentiable.apply(self.name, chosen.name, *call)
+        return chosen.forward(call, False)[0]
+
+
+class _Differentiable(torch.autograd.Function):
+    """The one autograd wrapper: forward and backward of a backend as a graph node."""
+
+    @staticmethod
+    def forward(ctx: Any, op_name: str, backend_name: str, *fields: Any) -> Any:
+        operator = OPERATORS[op_name]
+        call = operator.call_type(*fields)
+        output, saved = operator.backends[backend_name].forward(call, True)
+        tensors = [value for value in fields if isinstance(value, torch.Tensor)]
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.names = (op_name, backend_name)
+        # None marks the places of tensors, which autograd keeps (and checks for staleness).
+        ctx.fields = [(isinstance(v, torch.Tensor), None if isinstance(v, torch.Tensor) else v)
+                      for v in fields]
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        op_name, backend_name = ctx.names
+        operator = OPERATORS[op_name]
+        saved = list(ctx.saved_tensors)
+        fields = [saved.pop(0) if is_tensor else value for is_tensor, value in ctx.fields]
+        call = operator.call_type(*fields)
+        needs = tuple(ctx.needs_input_grad[2:])
+        backward = operator.backends[backend_name].backward
+        assert backward is not None
+        return None, None, *backward(call, tuple(saved), grads, needs)
