@@ -1,0 +1,56 @@
+# `make` or `make help` lists the targets. Nothing here needs a GPU or, beyond `venv`, a network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.vitkern-installed
+
+# Each test worker gets one thread: two workers with two each would fight for two cores.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build demo test lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) build ## the environment in .venv, with everything for tests and benchmarks
+
+# The steps in their order: the build needs setuptools and torch in the environment itself.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "vitkern needs Python 3.10 or newer, and PYTHON=$(PYTHON) is not:" \
+		     "try make venv PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) -m venv failed: Debian and Ubuntu need the package python3-venv" >&2; \
+		rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77.0.3" wheel
+	$(BIN)/python -m pip install --quiet "torch>=2.10" torchvision
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+build: $(STAMP) ## the compiled library, in place: only what changed is compiled
+	@$(BIN)/python setup.py --quiet build_kernels
+
+demo: venv ## what vitkern does to a model, in a minute
+	$(BIN)/python examples/demo.py
+
+test: venv ## the whole test suite (PYTEST_ARGS="-k attention" for a part of it)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: venv ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv ## reformat the Python sources and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv ## the benchmarks (use an otherwise idle machine)
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only $(PYTEST_ARGS)
+
+clean: ## remove what was built; the environment stays (rm -rf .venv)
+	rm -rf build dist vitkern.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f vitkern/_C.abi3.so vitkern/_C.build.json
+	find vitkern tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,30 @@
+"""How the compiled library is built: parameters and builder, without any dependency.
+
+``setup.py`` loads this package on its own (before vitkern can be imported, and without torch),
+so it uses the standard library only and imports nothing from the rest of vitkern.
+"""
+
+from . import parameters
+from .builder import (
+    BuildError,
+    BuildFailed,
+    BuildUnavailable,
+    build_cpu_library,
+    read_build_info,
+    write_build_info,
+)
+from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
+
+__all__ = [
+    "BuildError",
+    "BuildFailed",
+    "BuildUnavailable",
+    "Compiler",
+    "TorchInstallation",
+    "build_cpu_library",
+    "find_compiler",
+    "find_torch",
+    "parameters",
+    "read_build_info",
+    "write_build_info",
+]

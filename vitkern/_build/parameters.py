@@ -1,0 +1,153 @@
+"""The parameters of the build, in one place.
+
+Environment variables (all of them; none changes a result, only what is built and how):
+
+``VITKERN_BUILD_CPU``
+    ``auto`` (default): build the CPU library if a C++ compiler and torch are there, else install
+    pure Python and say in one line what was missing. ``1``: anything missing or failing is an
+    error. ``0``: pure Python.
+``VITKERN_BUILD_CUDA``
+    ``0`` (default). This version compiles no CUDA sources ahead of time, so that ``auto`` is the
+    same as ``0`` and ``1`` is an error.
+``VITKERN_BUILD_CXXFLAGS``
+    Extra flags for every C++ file and for the link, after all others (``-fsanitize=address``).
+    ``CXXFLAGS`` itself is ignored: tools often set it to ``-march=...``, and the library has to
+    run on any machine of its architecture.
+``CXX``
+    The C++ compiler (default: the first of ``c++``, ``g++``, ``clang++`` on the path).
+``MAX_JOBS``
+    Compiler processes at a time (default: one per core this process may use).
+``SOURCE_DATE_EPOCH``
+    The date recorded in the build information, for reproducible builds.
+
+torch has to be in the build environment for the kernels to be built, which means
+``pip install --no-build-isolation``. The library uses torch's stable ABI only: one binary serves
+torch >= 2.10 and every Python >= 3.10.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+__all__ = [
+    "BASE_FLAGS",
+    "BUILD_INFO_NAME",
+    "EXTENSION_NAME",
+    "HOST_FLAGS",
+    "ISAS",
+    "LIBRARY_NAME",
+    "MINIMUM_TORCH",
+    "Isa",
+    "build_mode",
+    "extra_flags",
+    "isas_for",
+    "job_count",
+]
+
+EXTENSION_NAME = "vitkern._C"
+LIBRARY_NAME = "_C.abi3.so"
+BUILD_INFO_NAME = "_C.build.json"
+
+MINIMUM_TORCH = (2, 10)
+"""The oldest torch that the library serves; its stable ABI is the one compiled against."""
+
+CXX_STANDARD = "-std=c++20"
+
+BASE_FLAGS = (
+    CXX_STANDARD,
+    "-O3",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+)
+"""For every file. Never -ffast-math (it changes NaN and infinity), never -march=native."""
+
+HOST_FLAGS = (f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}{0:012x}",)
+"""Additionally for the host files, the only ones that include torch's (stable) headers."""
+
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512dq",
+    "-mfma",
+    "-mf16c",
+    "-mprefer-vector-width=512",
+)
+
+
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set. Its kernels are in ``csrc/cpu/isa/<name>.cpp``."""
+
+    name: str
+    flags: tuple[str, ...]
+    x86_only: bool = True
+    test_only: bool = False  # built in place only, never into a wheel
+    enabled: bool = True
+
+    @property
+    def macro(self) -> str:
+        """Defined while the host files are compiled if the library has this instruction set."""
+        return f"VITKERN_ISA_{self.name.upper()}"
+
+
+ISAS = (
+    Isa("generic", (), x86_only=False),
+    Isa("avx2", _AVX2),
+    # The AVX-512 tiling with 16-wide vector types that the compiler lowers to AVX2, so that
+    # machines without AVX-512 can test it.
+    Isa("avx512_emulated", _AVX2, test_only=True),
+    Isa("avx512", _AVX512),
+    Isa("avx512_bf16", (*_AVX512, "-mavx512bf16", "-mavx512vnni")),
+    # A place, not yet kernels: enable it with csrc/cpu/isa/amx.cpp, and have the run-time choice
+    # ask Linux for the tile registers first (arch_prctl ARCH_REQ_XCOMP_PERM).
+    Isa(
+        "amx",
+        (*_AVX512, "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+        enabled=False,
+    ),
+)
+
+
+def isas_for(machine: str, *, test_isas: bool = True) -> tuple[Isa, ...]:
+    """The enabled instruction sets of an architecture (as ``platform.machine()`` names it)."""
+    x86 = machine.lower() in ("x86_64", "amd64")
+    return tuple(
+        isa
+        for isa in ISAS
+        if isa.enabled and (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
+    )
+
+
+def build_mode(kind: str) -> str:
+    """The value of VITKERN_BUILD_CPU or VITKERN_BUILD_CUDA: ``auto``, ``0`` or ``1``."""
+    name = f"VITKERN_BUILD_{kind}"
+    value = os.environ.get(name, "").strip().lower() or {"CPU": "auto", "CUDA": "0"}[kind]
+    if value not in ("auto", "0", "1"):
+        raise ValueError(f"{name}={value!r}: expected auto, 0 or 1")
+    return value
+
+
+def extra_flags() -> tuple[str, ...]:
+    """VITKERN_BUILD_CXXFLAGS, split."""
+    import shlex
+
+    return tuple(shlex.split(os.environ.get("VITKERN_BUILD_CXXFLAGS", "")))
+
+
+def job_count() -> int:
+    """How many compiler processes to run at a time."""
+    value = os.environ.get("MAX_JOBS", "")
+    if value.isdigit() and int(value) > 0:
+        return int(value)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
