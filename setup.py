@@ -10,9 +10,10 @@ import importlib.util
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -73,7 +74,11 @@ class Kernels:
                 if in_place:
                     self.install(ROOT / "vitkern")  # no stale library stays behind
                 sys.exit(f"vitkern: kernels not built: {error}")
-            print(f"vitkern: pure Python, without kernels: {error}", file=sys.stderr)
+            message = f"vitkern: pure Python, without kernels: {error}"
+            if strict:
+                print(message, file=sys.stderr)
+            else:
+                warnings.warn(message, stacklevel=1)  # pip hides output, but shows warnings
 
     def install(self, package: Path) -> None:
         """Put the library (if any) and its build information into a package folder."""
@@ -132,10 +137,10 @@ class BuildWheel(bdist_wheel):
 
 
 class BuildKernels(Command):
-    """``make build``: the library in place. A compiler error is an error, a missing one is not."""
+    """``make build``: the library in place. Missing tools are no error, what they say is."""
 
     description = "build the compiled library in place"
-    user_options: list[tuple[str, str, str]] = []
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
 
     def initialize_options(self) -> None: ...
 
