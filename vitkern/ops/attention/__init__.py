@@ -1,0 +1,99 @@
+"""Scaled dot-product attention with additive bias, key padding and dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vitkern.dispatch import Operator
+from vitkern.ops import _check
+from vitkern.ops.attention.call import AttentionCall
+
+_OPERATOR = Operator("attention", AttentionCall, __name__)
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """``dropout(softmax(q @ k.T * scale + bias)) @ v``; a row with no key gives zeros.
+
+    Vaswani et al., "Attention Is All You Need", 2017 (arXiv 1706.03762).
+
+    Args:
+        q: (B, heads, Nq, head_dim), float32, float64, bfloat16 or float16; any strides.
+        k: (B, heads, Nk, head_dim), q's dtype; any strides.
+        v: as ``k``.
+        bias: 2 to 4 dimensions that broadcast to (B, heads, Nq, Nk), q's dtype, or None.
+        key_padding_mask: (B, Nk) bool, True = ignore the key, or None.
+        scale: what scores are multiplied with; None is ``head_dim ** -0.5``.
+        dropout_p: chance to drop a weight, at least 0 and below 1. The mask follows from a seed
+            that is drawn from PyTorch's generator, and is the same on every backend.
+        backend: name of the backend to use; None chooses automatically.
+
+    Under autocast all are taken in autocast's dtype.
+
+    Returns:
+        (B, heads, Nq, head_dim). On the ``cpu`` backend it is a view of a contiguous
+        (B, Nq, heads, head_dim), so that ``.transpose(1, 2).reshape(B, Nq, -1)`` copies nothing.
+
+    Raises:
+        TypeError: not floating-point tensors (bool for the mask), or dtypes that do not go
+            together.
+        ValueError: shapes or devices that do not fit, or ``dropout_p`` out of range.
+        UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
+    """
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        _check.tensor(name, value, dims=4)
+    batch, heads, queries, head_dim = q.shape
+    keys = k.shape[2]
+    if head_dim < 1:
+        raise ValueError(f"q must have a head_dim of at least 1, got shape {_check.shape_of(q)}")
+    _check.shape("k", k, (batch, heads, keys, head_dim), "batch, heads and head_dim as q's")
+    _check.shape("v", v, tuple(k.shape), "shaped like k")
+    if bias is not None:
+        _check.tensor("bias", bias, dims=(2, 4))
+        _check_broadcast(bias, (batch, heads, queries, keys))
+    if key_padding_mask is not None:
+        _check_mask(key_padding_mask, q, (batch, keys))
+    if scale is None:
+        scale = head_dim**-0.5
+    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    _check.probability("dropout_p", dropout_p)
+    q, k, v, bias = _check.autocast(q, k, v, bias)  # type: ignore[assignment]
+    _check.same("q", q, k=k, v=v, bias=bias)
+    seed = None
+    if dropout_p > 0.0:
+        seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=q.device)
+    call = AttentionCall(q, k, v, bias, key_padding_mask, scale, float(dropout_p), seed)
+    out: torch.Tensor = _OPERATOR(call, backend)
+    return out
+
+
+def _check_broadcast(bias: torch.Tensor, scores: tuple[int, ...]) -> None:
+    """Raises ValueError unless ``bias`` broadcasts to the shape of the scores."""
+    pairs = zip(reversed(bias.shape), reversed(scores), strict=False)
+    if not all(size in (1, full) for size, full in pairs):
+        raise ValueError(
+            f"bias must broadcast to {scores} (batch, heads, queries, keys),"
+            f" got shape {_check.shape_of(bias)}"
+        )
+
+
+def _check_mask(mask: Any, q: torch.Tensor, expected: tuple[int, int]) -> None:
+    """Raises unless ``mask`` is a bool tensor of the ``expected`` shape, on q's device."""
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"key_padding_mask must be a bool tensor (True = ignore), got {got}")
+    _check.shape("key_padding_mask", mask, expected, "batch, keys")
+    if mask.device != q.device:
+        raise ValueError(f"key_padding_mask is on {mask.device} but q is on {q.device}")

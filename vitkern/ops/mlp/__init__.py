@@ -1,0 +1,79 @@
+"""A transformer block's two-layer perceptron, with LayerScale and residual in the same pass."""
+
+from __future__ import annotations
+
+import torch
+
+from vitkern.dispatch import Operator
+from vitkern.ops import _check, _epilogue
+from vitkern.ops.mlp.call import MlpCall
+
+_OPERATOR = Operator("mlp", MlpCall, __name__)
+
+
+def mlp(
+    x: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor | None,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor | None,
+    *,
+    activation: str | None = "gelu",
+    gamma: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """``residual + gamma * (activation(x @ weight1.T + bias1) @ weight2.T + bias2)``.
+
+    The feed-forward layer of Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020 (arXiv
+    2010.11929); ``gamma`` is LayerScale, Touvron et al., 2021 (arXiv 2103.17239).
+
+    Args:
+        x: (..., K), float32, float64, bfloat16 or float16.
+        weight1: (H, K), x's dtype.
+        bias1: (H,), x's dtype, or None.
+        weight2: (N, H), x's dtype.
+        bias2: (N,), x's dtype, or None.
+        activation: None, "gelu" (exact), "gelu_tanh", "relu", "silu" or "quick_gelu".
+        gamma: (N,) or None. Where its dtype is not x's the result is promoted, as in PyTorch.
+        residual: (..., N) or None; of any dtype, as ``gamma``.
+        backend: name of the backend to use; None chooses automatically.
+
+    Under autocast ``x``, the weights and their biases are taken in autocast's dtype; ``gamma`` and
+    ``residual`` keep theirs.
+
+    Returns:
+        (..., N).
+
+    Raises:
+        TypeError: not floating-point tensors, or dtypes that do not go together.
+        ValueError: shapes or devices that do not fit, or an unknown activation.
+        UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
+    """
+    _check.tensor("x", x)
+    _check.tensor("weight1", weight1, dims=2)
+    _check.tensor("weight2", weight2, dims=2)
+    hidden, width = weight1.shape[0], weight2.shape[0]
+    if x.dim() == 0 or x.shape[-1] != weight1.shape[1]:
+        raise ValueError(
+            f"x must have a last dimension of {weight1.shape[1]} (weight1 is"
+            f" {_check.shape_of(weight1)}), got shape {_check.shape_of(x)}"
+        )
+    _check.shape("weight2", weight2, (width, hidden), "its second dimension is weight1's first")
+    for name, bias, size in (("bias1", bias1, hidden), ("bias2", bias2, width)):
+        if bias is not None:
+            _check.tensor(name, bias)
+            _check.shape(name, bias, (size,), f"weight{name[-1]}'s first dimension")
+    _epilogue.check_activation(activation)
+    _epilogue.check(x, width, gamma, residual)
+    x, weight1, bias1, weight2, bias2 = _check.autocast(  # type: ignore[assignment]
+        x, weight1, bias1, weight2, bias2
+    )
+    _check.same("x", x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
+    if _epilogue.fits(x, gamma, residual):
+        y: torch.Tensor = _OPERATOR(
+            MlpCall(x, weight1, bias1, weight2, bias2, activation, gamma, residual), backend
+        )
+        return y
+    y = _OPERATOR(MlpCall(x, weight1, bias1, weight2, bias2, activation, None, None), backend)
+    return _epilogue.finish(y, gamma, residual)

@@ -1,0 +1,23 @@
+"""``mlp`` in plain PyTorch: the oracle, and the ``eager`` backend."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from vitkern.dispatch import Backend
+from vitkern.ops import _epilogue
+from vitkern.ops.mlp.call import MlpCall
+
+
+def reference(call: MlpCall) -> torch.Tensor:
+    """``residual + gamma * (activation(x @ weight1.T + bias1) @ weight2.T + bias2)``."""
+    hidden = _epilogue.activate(F.linear(call.x, call.weight1, call.bias1), call.activation)
+    return _epilogue.finish(F.linear(hidden, call.weight2, call.bias2), call.gamma, call.residual)
+
+
+BACKEND = Backend(
+    name="eager",
+    supports=lambda call: [],
+    forward=lambda call, needs_grad: (reference(call), ()),
+)

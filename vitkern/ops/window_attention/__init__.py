@@ -1,0 +1,104 @@
+"""Swin's attention within shifted windows of a feature map, with relative position bias."""
+
+from __future__ import annotations
+
+import torch
+
+from vitkern.dispatch import Operator
+from vitkern.ops import _check
+from vitkern.ops.window_attention.call import WindowAttentionCall
+
+_OPERATOR = Operator("window_attention", WindowAttentionCall, __name__)
+
+
+def window_attention(
+    qkv: torch.Tensor,
+    bias_table: torch.Tensor | None = None,
+    *,
+    num_heads: int,
+    window_size: int | tuple[int, int],
+    shift_size: int | tuple[int, int] = 0,
+    scale: float | None = None,
+    pad_value: torch.Tensor | None = None,
+    pad_first: bool = False,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Multi-head attention within windows of a map that is shifted cyclically, and shifted back.
+
+    Liu et al., "Swin Transformer", 2021 (arXiv 2103.14030). Positions that only the shift brought
+    into one window get -100 on their score, as in Swin. A map that the window does not divide is
+    padded at the bottom and the right; as in timm and torchvision the padded positions are keys
+    like others.
+
+    Args:
+        qkv: (B, H, W, 3*C), channels ordered (3, num_heads, head_dim); float32, float64,
+            bfloat16 or float16.
+        bias_table: ((2*wh-1)*(2*ww-1), num_heads), qkv's dtype, or None. Query i and key j of a
+            window get row ``(yi-yj+wh-1)*(2*ww-1) + xi-xj+ww-1``.
+        num_heads: number of heads.
+        window_size: int or (height, width), at most the map's size.
+        shift_size: int or (height, width), at least 0 and below the window's; 0 on an axis means
+            no mask on it.
+        scale: what scores are multiplied with; None is ``head_dim ** -0.5``.
+        pad_value: (3*C), qkv's dtype: the qkv of padded positions, which is a Swin's qkv bias;
+            None is zeros.
+        pad_first: True pads, then shifts (torchvision); False shifts, then pads (timm).
+        backend: name of the backend to use; None chooses automatically.
+
+    Under autocast all are taken in autocast's dtype.
+
+    Returns:
+        (B, H, W, C).
+
+    Raises:
+        TypeError: not floating-point tensors, or dtypes that do not go together.
+        ValueError: shapes, sizes or devices that do not fit.
+        UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
+    """
+    _check.tensor("qkv", qkv, dims=4)
+    if isinstance(num_heads, bool) or not isinstance(num_heads, int):
+        raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    height, width, channels = qkv.shape[1:]
+    if channels == 0 or channels % (3 * num_heads):
+        raise ValueError(
+            f"qkv must have a last dimension that is a multiple of 3 * num_heads ="
+            f" {3 * num_heads}, got shape {_check.shape_of(qkv)}"
+        )
+    window = _check.pair("window_size", window_size, minimum=1)
+    shift = _check.pair("shift_size", shift_size, minimum=0)
+    if window[0] > height or window[1] > width:
+        raise ValueError(
+            f"window_size {window} must not be larger than the map {(height, width)}"
+            f" (qkv is {_check.shape_of(qkv)})"
+        )
+    if shift[0] >= window[0] or shift[1] >= window[1]:
+        raise ValueError(f"shift_size must be below window_size {window}, got {shift_size!r}")
+    if bias_table is not None:
+        _check.tensor("bias_table", bias_table)
+        rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+        _check.shape(
+            "bias_table",
+            bias_table,
+            (rows, num_heads),
+            f"relative positions in a {window[0]}x{window[1]} window, num_heads",
+        )
+    if pad_value is not None:
+        _check.tensor("pad_value", pad_value)
+        _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
+        if height % window[0] == 0 and width % window[1] == 0:
+            pad_value = None
+    if scale is None:
+        scale = (channels // (3 * num_heads)) ** -0.5
+    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    qkv, bias_table, pad_value = _check.autocast(  # type: ignore[assignment]
+        qkv, bias_table, pad_value
+    )
+    _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value)
+    call = WindowAttentionCall(
+        qkv, bias_table, pad_value, num_heads, window, shift, scale, bool(pad_first)
+    )
+    out: torch.Tensor = _OPERATOR(call, backend)
+    return out
