@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vitkern._build import parameters, read_build_info
+from vitkern._build import parameters, read_build_info, schemas_digest
 
 __all__ = ["LibraryStatus", "load"]
 
@@ -59,6 +59,10 @@ def _reason_not_to_load(path: Path, build: dict[str, Any]) -> str | None:
     built_for, installed = build.get("vitkern"), _installed_version()
     if installed is not None and built_for != installed:
         return f"the compiled library is of vitkern {built_for}, not {installed}: build it again"
+    schemas = schemas_digest(path.parent.parent)
+    if schemas is not None and schemas != build.get("schemas"):
+        # A source tree that moved on: an operator may be missing or have other arguments.
+        return "csrc/registration.cpp is not what the compiled library was built from: make build"
     minimum = parameters.MINIMUM_TORCH
     if _release(torch.__version__) < minimum:
         wanted = ".".join(map(str, minimum))

@@ -11,6 +11,7 @@ from .builder import (
     BuildUnavailable,
     build_cpu_library,
     read_build_info,
+    schemas_digest,
     write_build_info,
 )
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
@@ -26,5 +27,6 @@ __all__ = [
     "find_torch",
     "parameters",
     "read_build_info",
+    "schemas_digest",
     "write_build_info",
 ]

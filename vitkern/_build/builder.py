@@ -28,6 +28,7 @@ __all__ = [
     "BuildUnavailable",
     "build_cpu_library",
     "read_build_info",
+    "schemas_digest",
     "write_build_info",
 ]
 
@@ -129,7 +130,8 @@ def _build(
 
     library = build_dir / parameters.LIBRARY_NAME
     _link(units, library, compiler, torch, log, force=bool(stale))
-    _say(f"compiled {len(stale)} of {len(units)} files in {time.perf_counter() - start:.1f} s")
+    if stale:
+        _say(f"compiled {len(stale)} of {len(units)} files in {time.perf_counter() - start:.1f} s")
     info = {
         "kernels": True,
         "vitkern": version,
@@ -144,6 +146,7 @@ def _build(
             "host": list(parameters.HOST_FLAGS),
             **{isa.name: list(isa.flags) for isa in isas},
         },
+        "schemas": schemas_digest(root),
         "date": _date(),
     }
     return library, info
@@ -321,6 +324,15 @@ def _shown(path: Path) -> str:
 
 def _say(message: str) -> None:
     print(f"vitkern: {message}", file=sys.stderr)
+
+
+def schemas_digest(root: Path) -> str | None:
+    """A digest of csrc/registration.cpp, the schemas; None where the sources are not there."""
+    try:
+        source = (root / "csrc" / "registration.cpp").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def write_build_info(folder: Path, info: dict[str, Any]) -> Path:
