@@ -1,0 +1,85 @@
+// Arguments of linear, mlp and their gradients. Matrices are row-major with unit column stride; all
+// tensors of a call have the type `type`, except packed weights. Null = not given or not wanted.
+#pragma once
+#include "../runtime.h"
+
+namespace vitkern {
+
+// weight (out, in), and what pack_weight made of it (may be null, or of another instruction set).
+struct Weight {
+  const void* data;
+  const void* packed;
+  int64_t packed_bytes;
+  int64_t out, in;
+};
+
+struct PackArgs {
+  Type type;
+  const void* weight;
+  int64_t out, in;
+  void* packed;
+};
+
+// y = residual + gamma * activation(x weight^T + bias)
+struct LinearArgs {
+  Type type;
+  int64_t rows;
+  const void* x;
+  int64_t x_stride;
+  Weight weight;
+  const void* bias;
+  Activation activation;
+  const void* gamma;
+  const void* residual;
+  int64_t residual_stride;
+  void* y;    // (rows, out)
+  void* pre;  // (rows, out)
+};
+
+struct LinearBackwardArgs {
+  Type type;
+  int64_t rows;
+  const void* dy;  // (rows, out), contiguous
+  const void* x;
+  int64_t x_stride;
+  Weight weight;
+  const void* pre;
+  Activation activation;
+  const void* gamma;
+  void *dx, *dweight, *dbias, *dgamma;
+};
+
+// y = residual + gamma * (activation(x weight1^T + bias1) weight2^T + bias2)
+struct MlpArgs {
+  Type type;
+  int64_t rows;
+  const void* x;
+  int64_t x_stride;
+  Weight weight1;
+  const void* bias1;
+  Weight weight2;
+  const void* bias2;
+  Activation activation;
+  const void* gamma;
+  const void* residual;
+  int64_t residual_stride;
+  void* y;
+  void* pre1;  // (rows, weight1.out)
+  void* out2;  // (rows, weight2.out), what gamma multiplies
+};
+
+struct MlpBackwardArgs {
+  Type type;
+  int64_t rows;
+  const void* dy;
+  const void* x;
+  int64_t x_stride;
+  Weight weight1, weight2;
+  const void* pre1;
+  const void* out2;
+  Activation activation;
+  const void* gamma;
+  void *dx, *dweight1, *dbias1, *dweight2, *dbias2, *dgamma;
+};
+
+}  // namespace vitkern

@@ -1,0 +1,89 @@
+// What happens to a tile of a product before it is stored: bias, activation, LayerScale, residual.
+#pragma once
+#include "../simd/math.h"
+
+namespace vitkern::VITKERN_ISA {
+
+// out = residual + gamma * activation(product + bias), or for a backward product
+// out = product * activation'(derivative_at). Pointers may be null; matrices are row-major.
+template <class T>
+struct Epilogue {
+  T* out;
+  int64_t out_stride;
+  const float* bias = nullptr;   // (N,), readable up to whole vectors
+  const float* gamma = nullptr;  // the same
+  Activation activation = Activation::none;
+  const T* residual = nullptr;
+  int64_t residual_stride = 0;
+  // Matrices laid out alike, `side_stride` apart by rows:
+  T* pre = nullptr;                  // gets product + bias
+  T* product = nullptr;              // gets activation(product + bias)
+  const T* derivative_at = nullptr;  // gives where to take the derivative
+  int64_t side_stride = 0;
+};
+
+// Asks for the lines that `finish_tile` will write and read, while the tile is being computed: they
+// lie a row apart, where no hardware prefetcher looks.
+template <class T>
+VK_INLINE void prefetch_tile(const Epilogue<T>& e, int64_t row, int rows, int64_t column) {
+  for (int r = 0; r < rows; r++) {
+    __builtin_prefetch(e.out + (row + r) * e.out_stride + column, 1, 3);
+    if (e.residual) __builtin_prefetch(e.residual + (row + r) * e.residual_stride + column, 0, 3);
+  }
+}
+
+// `Whole`: the columns are whole vectors.
+template <Activation F, bool Whole, class T>
+static void finish(const Epilogue<T>& epilogue, int64_t row, int rows, int64_t column, int columns,
+                   const float* tile, int64_t stride) {
+  const Epilogue<T> e = epilogue;  // its own copy: stores through T* cannot change it
+  auto get = [](const T* p, int n) __attribute__((always_inline)) {
+    if constexpr (Whole) return load(p);
+    else return n >= W ? load(p) : load_n(p, n);
+  };
+  auto set = [](T* p, vf x, int n) __attribute__((always_inline)) {
+    if (Whole || n >= W) store(p, x);
+    else store_n(p, x, n);
+  };
+  for (int r = 0; r < rows; r++) {
+    const int64_t at = (row + r) * e.out_stride + column, side = (row + r) * e.side_stride + column;
+    const T* residual = e.residual ? e.residual + (row + r) * e.residual_stride + column : nullptr;
+    for (int c = 0; c < columns; c += W) {
+      const int n = columns - c;
+      vf x = load(tile + r * stride + c);
+      if (e.bias) x = x + load(e.bias + column + c);
+      if (e.pre) set(e.pre + side + c, x, n);
+      if (e.derivative_at) x = x * activation_derivative(F, get(e.derivative_at + side + c, n));
+      else x = activate(F, x);
+      if (e.product) set(e.product + side + c, x, n);
+      if (e.gamma) x = x * load(e.gamma + column + c);
+      if (residual) x = x + get(residual + c, n);
+      set(e.out + at + c, x, n);
+    }
+  }
+}
+
+template <Activation F, class T>
+VK_INLINE void finish_as(const Epilogue<T>& e, int64_t row, int rows, int64_t column, int columns,
+                         const float* tile, int64_t stride) {
+  if (columns % W == 0) finish<F, true>(e, row, rows, column, columns, tile, stride);
+  else finish<F, false>(e, row, rows, column, columns, tile, stride);
+}
+
+template <class T>
+VK_INLINE void finish_tile(const Epilogue<T>& e, int64_t row, int rows, int64_t column, int columns,
+                           const float* tile, int64_t stride) {
+  switch (e.activation) {
+#define VK_CASE(F) \
+  case Activation::F: return finish_as<Activation::F>(e, row, rows, column, columns, tile, stride)
+    VK_CASE(none);
+    VK_CASE(gelu);
+    VK_CASE(gelu_tanh);
+    VK_CASE(relu);
+    VK_CASE(silu);
+    VK_CASE(quick_gelu);
+#undef VK_CASE
+  }
+}
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,122 @@
+// C = A * B with B packed: a block of rows at a time, K in pieces that keep a panel of B in the
+// first-level cache and the block of A in the second.
+#pragma once
+#include "epilogue.h"
+#include "pack.h"
+
+namespace vitkern::VITKERN_ISA {
+
+constexpr int64_t kBlockK = 512;     // at most this much of K at a time
+constexpr int64_t kBlockRows = 128;  // at most about this many rows of A at a time
+
+// Rows of a float32 scratch matrix are never a multiple of 4 KiB apart: that would put the rows of
+// a tile into the same cache sets.
+VK_INLINE int64_t padded_stride(int64_t k) {
+  int64_t s = round_up(k, 16);
+  return s % 256 == 0 ? s + 16 : s;
+}
+// Whether tiles may read rows that are `stride` floats apart where they lie.
+VK_INLINE bool good_stride(int64_t stride) { return stride % 512 != 0; }
+
+// Rows of A in memory. `block` gives rows [row, row + n) as float32: in place, or in `buffer`.
+template <class T>
+struct PlainRows {
+  const T* data;
+  int64_t stride, k;
+  const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
+    if constexpr (sizeof(T) == 4) {
+      if (good_stride(stride)) {
+        *lda = stride;
+        return (const float*)data + row * stride;
+      }
+    }
+    *lda = padded_stride(k);
+    for (int64_t r = 0; r < n; r++) {
+      const T* s = data + (row + r) * stride;
+      float* o = buffer + r * *lda;
+      int64_t i = 0;
+      for (; i + W <= k; i += W) store(o + i, load(s + i));
+      for (; i < k; i++) o[i] = to_float(s[i]);
+    }
+    return buffer;
+  }
+};
+
+// Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
+// the calling thread. `a` is what the rows' block() gave; `row` only tells the epilogue where it is.
+template <class T>
+static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                           const float* packed, int64_t columns, int64_t k, int64_t first, int64_t last,
+                           const Epilogue<T>& epilogue) {
+  const RowTiles tiles(n);
+  const int64_t pieces = larger<int64_t>(1, (k + kBlockK - 1) / kBlockK);
+  const int64_t step = larger<int64_t>(1, round_up((k + pieces - 1) / pieces, 4));
+  // Sums of the pieces before the last one; one tile is enough where there is one piece.
+  const int64_t lds = pieces > 1 ? (last - first) * NR + 16 : NR;
+  float* sums = (float*)rt.scratch(kPartial, (pieces > 1 ? n : MR) * lds * 4);
+  for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += step) {
+    const int64_t kn = smaller(step, k - k0);
+    const bool final = k0 + step >= k;
+    for (int64_t p = first; p < last; p++) {
+      const int64_t width = panel_width(columns, p), column = p * NR;
+      const float* b = panel(packed, k, p) + k0 * width;
+      const int live = (int)smaller<int64_t>(NR, columns - column);
+      int64_t r = 0;
+      for (int64_t t = 0; t < tiles.count; t++) {
+        const int m = tiles.size(t);
+        if (final) prefetch_tile(epilogue, row + r, m, column);
+        float* c = pieces > 1 ? sums + r * lds + (p - first) * NR : sums;
+        tile_function<ALayout::row_major>(m, (int)(width / W))(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0);
+        if (final) finish_tile(epilogue, row + r, m, column, live, c, lds);
+        r += m;
+      }
+    }
+  }
+}
+
+// A grid of tasks over rows and column panels: blocks of rows that fit the cache, and enough tasks
+// to keep all threads busy to the end.
+struct Grid {
+  int64_t row_blocks, column_blocks, rows, panels;
+  Grid(const Runtime& rt, int64_t rows_, int64_t columns) : rows(rows_), panels(panels_of(columns)) {
+    row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+    if (row_blocks > rt.threads) row_blocks = round_up(row_blocks, rt.threads);
+    const int64_t wanted = rt.threads > 1 ? 8 * rt.threads : 1;
+    column_blocks = larger<int64_t>(1, smaller(panels / 4, (wanted + row_blocks - 1) / larger<int64_t>(1, row_blocks)));
+    // Whole rounds: every thread gets the same number of equal tasks.
+    if (column_blocks > 1 && row_blocks % rt.threads != 0) {
+      int64_t even = round_up(column_blocks, rt.threads);
+      if (even <= panels) column_blocks = even;
+    }
+  }
+  int64_t tasks() const { return row_blocks * column_blocks; }
+  struct Task { int64_t row, n, first, last; };
+  Task task(int64_t i) const {
+    const int64_t rb = i / column_blocks, cb = i % column_blocks;
+    const int64_t r0 = rows * rb / row_blocks, r1 = rows * (rb + 1) / row_blocks;
+    return {r0, r1 - r0, panels * cb / column_blocks, panels * (cb + 1) / column_blocks};
+  }
+};
+
+// C = A * B on all threads. `source.block(row, n, buffer, &lda)` gives rows of A as float32.
+template <class Source, class T>
+static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const float* packed,
+                         int64_t columns, int64_t k, const Epilogue<T>& epilogue) {
+  if (rows == 0 || columns == 0) return;
+  const Grid grid(rt, rows, columns);
+  for_tasks(rt, grid.tasks(), [&](int64_t i) {
+    const Grid::Task t = grid.task(i);
+    int64_t lda;
+    float* buffer = (float*)rt.scratch(kRowsA, t.n * padded_stride(k) * 4);
+    const float* a = source.block(t.row, t.n, buffer, &lda);
+    multiply_block(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue);
+  });
+}
+
+// B = weight^T packed on all threads into `out` (packed_floats(n, k) floats).
+template <class T>
+static void pack_weight(const Runtime& rt, const T* weight, int64_t stride, int64_t n, int64_t k, float* out) {
+  for_tasks(rt, panels_of(n), [&](int64_t p) { pack_panel_nk(weight, stride, n, k, p, panel(out, k, p)); });
+}
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,92 @@
+// The products of a linear layer's backward pass that have activations on both sides.
+#pragma once
+#include "weight.h"
+
+namespace vitkern::VITKERN_ISA {
+
+// dweight (out, in) = z^T x and dbias = the column sums of z, with z (rows, out) float32 and x's rows
+// from `x(first column, columns)`, a source like PlainRows, each element through `map`. One task owns
+// a block of dweight and walks all rows in order, so that the result does not depend on threads.
+template <class T, class XSource, class Map>
+static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_t in, const float* z,
+                            int64_t z_stride, const XSource& x, int64_t in_block, const Map& map,
+                            T* dweight, T* dbias) {
+  constexpr int64_t kOutBlock = 32 * MR, kRows = 192;
+  const int64_t out_blocks = (out + kOutBlock - 1) / kOutBlock;
+  in_block = round_up(in_block, NR);
+  const int64_t in_blocks = (in + in_block - 1) / in_block;
+  for_tasks(rt, out_blocks * in_blocks, [&](int64_t task) {
+    const int64_t o0 = task / in_blocks * kOutBlock, on = smaller(kOutBlock, out - o0);
+    const int64_t i0 = task % in_blocks * in_block, in_n = smaller(in_block, in - i0);
+    const int64_t ldz = padded_stride(kOutBlock), lds = round_up(in_n, W) + 16;
+    float* zb = (float*)rt.scratch(kRowsT, kRows * ldz * 4);
+    float* xb = (float*)rt.scratch(kRowsA, kRows * padded_stride(in_n) * 4);
+    float* panels = (float*)rt.scratch(kPanelsB, packed_floats(in_n, kRows) * 4 + kPrefetchSlack);
+    float* sums = (float*)rt.scratch(kPartial, (on * lds + kOutBlock) * 4);
+    float* bias = sums + on * lds;
+    for (int64_t o = 0; o < on; o++) bias[o] = 0.f;
+    if (rows == 0)
+      for (int64_t i = 0; i < on * lds; i++) sums[i] = 0.f;
+    const auto source = x(i0, in_n);
+    for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
+      const int64_t n = smaller(kRows, rows - r0);
+      for (int64_t r = 0; r < n; r++) memcpy(zb + r * ldz, z + (r0 + r) * z_stride + o0, on * 4);
+      if (dbias && i0 == 0)
+        for (int64_t r = 0; r < n; r++)
+          for (int64_t o = 0; o < on; o++) bias[o] += zb[r * ldz + o];
+      if (!dweight) continue;
+      int64_t ldx;
+      const float* xr = source.block(r0, n, xb, &ldx);
+      for (int64_t p = 0; p < panels_of(in_n); p++) {
+        float* b = panel(panels, n, p);
+        pack_panel_kn(xr, ldx, in_n, n, p, b, map);
+        const int vectors = (int)(panel_width(in_n, p) / W);
+        const RowTiles tiles(on);
+        for (int64_t t = 0, o = 0; t < tiles.count; o += tiles.size(t), t++)
+          tile_function<ALayout::transposed>(tiles.size(t), vectors)(n, zb + o, ldz, b, sums + o * lds + p * NR, lds,
+                                                                     r0 > 0);
+      }
+    }
+    if (dweight)
+      for (int64_t o = 0; o < on; o++)
+        for (int64_t i = 0; i < in_n; i++) put(dweight + (o0 + o) * in + i0 + i, sums[o * lds + i]);
+    if (dbias && i0 == 0)
+      for (int64_t o = 0; o < on; o++) put(dbias + o0 + o, bias[o]);
+  });
+}
+
+// out[c] = sum over rows of f(row, c), W columns at a time: f(row, column, live columns) -> vf.
+template <class T, class F>
+static void column_sums(const Runtime& rt, int64_t rows, int64_t columns, T* out, const F& f) {
+  constexpr int64_t kBlock = 4 * W;
+  for_tasks(rt, (columns + kBlock - 1) / kBlock, [&](int64_t task) {
+    for (int64_t c = task * kBlock; c < smaller(columns, (task + 1) * kBlock); c += W) {
+      const int n = (int)smaller<int64_t>(W, columns - c);
+      vf s = {};
+      for (int64_t r = 0; r < rows; r++) s = s + f(r, c, n);
+      store_n(out + c, s, n);
+    }
+  });
+}
+
+template <class T>
+VK_INLINE vf load_up_to(const T* p, int n) { return n >= W ? load(p) : load_n(p, n); }
+
+// z = dy * gamma * activation'(pre) as float32 rows `stride` apart; null gamma and pre drop out.
+template <class T>
+static void scaled_gradient(const Runtime& rt, int64_t rows, int64_t columns, const T* dy, const float* gamma,
+                            const T* pre, Activation f, float* z, int64_t stride) {
+  constexpr int64_t kRows = 16;
+  for_tasks(rt, (rows + kRows - 1) / kRows, [&](int64_t task) {
+    for (int64_t r = task * kRows; r < smaller(rows, (task + 1) * kRows); r++)
+      for (int64_t c = 0; c < columns; c += W) {
+        const int n = (int)smaller<int64_t>(W, columns - c);
+        vf x = load_up_to(dy + r * columns + c, n);
+        if (gamma) x = x * load(gamma + c);
+        if (pre && f != Activation::none) x = x * activation_derivative(f, load_up_to(pre + r * columns + c, n));
+        store(z + r * stride + c, x);  // rows are padded
+      }
+  });
+}
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,56 @@
+// B as the tiles read it: panels of NR columns, each K rows of NR floats, one after the other. The
+// last panel is only as many whole vectors wide as it needs.
+#pragma once
+#include "micro.h"
+
+namespace vitkern::VITKERN_ISA {
+
+VK_INLINE int64_t panels_of(int64_t n) { return (n + NR - 1) / NR; }
+// Columns of panel p, rounded up to whole vectors.
+VK_INLINE int64_t panel_width(int64_t n, int64_t p) { return smaller<int64_t>(NR, round_up(n - p * NR, W)); }
+VK_INLINE int64_t packed_floats(int64_t n, int64_t k) { return round_up(n, W) * k; }
+VK_INLINE float* panel(float* packed, int64_t k, int64_t p) { return packed + p * NR * k; }
+VK_INLINE const float* panel(const float* packed, int64_t k, int64_t p) { return packed + p * NR * k; }
+
+// W columns of B^T, that is W rows of a row-major (n, k) matrix, into one vector column of a panel:
+// out[i * width] = column i. Rows from `valid` on count as zeros.
+template <class T>
+VK_INLINE void pack_transposed(const T* rows, int64_t stride, int valid, int64_t k, float* out,
+                               int64_t width) {
+  int64_t i = 0;
+  for (; i + W <= k; i += W) {
+    vf r[W];
+    VK_UNROLL
+    for (int j = 0; j < W; j++) r[j] = j < valid ? load(rows + j * stride + i) : vf{};
+    transpose(r);
+    VK_UNROLL
+    for (int j = 0; j < W; j++) store(out + (i + j) * width, r[j]);
+  }
+  for (; i < k; i++)
+    for (int j = 0; j < W; j++) out[i * width + j] = j < valid ? to_float(rows[j * stride + i]) : 0.f;
+}
+
+// One panel of B = weight^T, weight row-major (n, k).
+template <class T>
+static void pack_panel_nk(const T* weight, int64_t stride, int64_t n, int64_t k, int64_t p, float* out) {
+  int64_t width = panel_width(n, p);
+  for (int64_t c = 0; c < width; c += W) {
+    int64_t first = p * NR + c;
+    pack_transposed(weight + first * stride, stride, (int)smaller<int64_t>(W, n - first), k, out + c, width);
+  }
+}
+
+// One panel of B, row-major (k, n), each element through f.
+template <class T, class F>
+VK_INLINE void pack_panel_kn(const T* b, int64_t stride, int64_t n, int64_t k, int64_t p, float* out,
+                             const F& f) {
+  int64_t width = panel_width(n, p);
+  for (int64_t i = 0; i < k; i++)
+    for (int64_t c = 0; c < width; c += W) {
+      const T* s = b + i * stride + p * NR + c;
+      int64_t left = n - p * NR - c;
+      store(out + i * width + c, f(left >= W ? load(s) : load_n(s, (int)left)));
+    }
+}
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,50 @@
+// The kernels of one instruction set, compiled into the translation unit that includes this. It
+// defines VITKERN_ISA, VITKERN_WIDTH and VITKERN_RUNS_HERE (an expression) first.
+#pragma once
+#include "../kernels.h"
+#include "../kernels/layer_norm.h"
+#include "../kernels/linear.h"
+#include "../kernels/mlp.h"
+#include "../kernels/patch_embed.h"
+#include "../kernels/peak.h"
+
+#if __has_include("../kernels/attention.h")
+#include "../kernels/attention.h"
+#define VK_HAVE_ATTENTION
+#endif
+#if __has_include("../kernels/window_attention.h")
+#include "../kernels/window_attention.h"
+#define VK_HAVE_WINDOW
+#endif
+
+#define VK_STRING_(x) #x
+#define VK_STRING(x) VK_STRING_(x)
+
+namespace vitkern::VITKERN_ISA {
+
+extern const Kernels table;
+const Kernels table = {
+    .isa = VK_STRING(VITKERN_ISA),
+    .runs_here = [] { return (bool)(VITKERN_RUNS_HERE); },
+    .fma_flops = fma_flops,
+    .pack_weight = pack_weight,
+    .packed_bytes = packed_bytes,
+    .linear = linear,
+    .linear_backward = linear_backward,
+    .mlp = mlp,
+    .mlp_backward = mlp_backward,
+    .patch_embed = patch_embed,
+    .patch_embed_backward = patch_embed_backward,
+    .layer_norm = layer_norm,
+    .layer_norm_backward = layer_norm_backward,
+#ifdef VK_HAVE_ATTENTION
+    .attention = attention,
+    .attention_backward = attention_backward,
+#endif
+#ifdef VK_HAVE_WINDOW
+    .window_attention = window_attention,
+    .window_attention_backward = window_attention_backward,
+#endif
+};
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,38 @@
+// The kernels of one instruction set as the host sees them. Each csrc/cpu/isa/*.cpp fills one table.
+// Arguments are plain structs in csrc/cpu/args/; the pointers are valid and the shapes are checked.
+#pragma once
+#include "args/attention.h"
+#include "args/layer_norm.h"
+#include "args/linear.h"
+#include "args/patch_embed.h"
+#include "args/window_attention.h"
+#include "runtime.h"
+
+namespace vitkern {
+
+struct Kernels {
+  const char* isa;
+  bool (*runs_here)();  // whether this processor has the instructions
+  double (*fma_flops)(int64_t rounds);  // does nothing but FMAs; returns how many operations it did
+
+  void (*pack_weight)(const Runtime&, const PackArgs&);
+  int64_t (*packed_bytes)(int64_t out, int64_t in);
+
+  void (*linear)(const Runtime&, const LinearArgs&);
+  void (*linear_backward)(const Runtime&, const LinearBackwardArgs&);
+  void (*mlp)(const Runtime&, const MlpArgs&);
+  void (*mlp_backward)(const Runtime&, const MlpBackwardArgs&);
+  void (*patch_embed)(const Runtime&, const PatchEmbedArgs&);
+  void (*patch_embed_backward)(const Runtime&, const PatchEmbedBackwardArgs&);
+  void (*layer_norm)(const Runtime&, const LayerNormArgs&);
+  void (*layer_norm_backward)(const Runtime&, const LayerNormBackwardArgs&);
+  void (*attention)(const Runtime&, const AttentionArgs&);
+  void (*attention_backward)(const Runtime&, const AttentionBackwardArgs&);
+  void (*window_attention)(const Runtime&, const WindowAttentionArgs&);
+  void (*window_attention_backward)(const Runtime&, const WindowAttentionBackwardArgs&);
+};
+
+// The table of the instruction set in use (the widest that runs here, unless a test chose another).
+const Kernels& kernels();
+
+}  // namespace vitkern

@@ -1,0 +1,137 @@
+// mlp: two linear layers and what is between them. The hidden rows of a block never leave the cache.
+#pragma once
+#include "linear.h"
+
+namespace vitkern::VITKERN_ISA {
+
+// Rows of one fused block, by the width of the hidden layer: its float32 rows should stay in a cache.
+VK_INLINE int64_t mlp_block_rows(int64_t hidden) {
+  return larger<int64_t>(4 * MR, smaller<int64_t>(kBlockRows, round_up(147456 / larger<int64_t>(1, hidden), MR)));
+}
+
+template <class T>
+static void mlp_as(const Runtime& rt, const MlpArgs& a) {
+  const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
+  const float* b1 = transposed_weight<T>(rt, kPackedB, a.weight1);
+  const float* b2 = transposed_weight<T>(rt, kPackedB2, a.weight2);
+  Vectors vectors(rt, kVectors, 3, larger(hidden, out));
+  const float* bias1 = vectors.add((const T*)a.bias1, hidden);
+
+  Epilogue<T> second{(T*)a.y, out};
+  second.bias = vectors.add((const T*)a.bias2, out);
+  second.gamma = vectors.add((const T*)a.gamma, out);
+  second.residual = (const T*)a.residual;
+  second.residual_stride = a.residual_stride;
+  second.product = (T*)a.out2;
+  second.side_stride = out;
+  const PlainRows<T> x{(const T*)a.x, a.x_stride, in};
+  const int64_t ldh = padded_stride(hidden);
+
+  // The hidden activation, float32, for rows [row, row + n) into h. The epilogue's element type is
+  // that of h; pre1 has type T, so it is written by the caller where that differs.
+  auto first = [&](float* h) {
+    Epilogue<float> e{h, ldh};
+    e.bias = bias1;
+    e.activation = a.activation;
+    return e;
+  };
+  const int64_t blocks_of_rows = round_up((a.rows + kBlockRows - 1) / kBlockRows, rt.threads);
+  if (a.pre1 || a.rows < rt.threads * kBlockRows) {
+    // All rows of the hidden layer at once: for training, and where there are too few rows to give
+    // every thread a block (threads then share the columns, and read each weight once).
+    if (a.rows == 0 || out == 0) return;
+    if (a.pre1) {
+      Epilogue<T> e{(T*)a.pre1, hidden};
+      e.bias = bias1;
+      multiply_all(rt, x, a.rows, b1, hidden, in, e);
+      const T* pre = (const T*)a.pre1;
+      struct Activated {
+        const T* pre;
+        int64_t k;
+        Activation f;
+        const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
+          *lda = padded_stride(k);
+          for (int64_t r = 0; r < n; r++)
+            for (int64_t c = 0; c < k; c += W)
+              store(buffer + r * *lda + c, activate(f, load_up_to(pre + (row + r) * k + c, (int)smaller<int64_t>(W, k - c))));
+          return buffer;
+        }
+      };
+      multiply_all(rt, Activated{pre, hidden, a.activation}, a.rows, b2, out, hidden, second);
+      return;
+    }
+    float* h = (float*)rt.scratch(kShared, a.rows * ldh * 4);
+    multiply_all(rt, x, a.rows, b1, hidden, in, first(h));
+    multiply_all(rt, PlainRows<float>{h, ldh, hidden}, a.rows, b2, out, hidden, second);
+    return;
+  }
+  const int64_t wanted = (a.rows + mlp_block_rows(hidden) - 1) / mlp_block_rows(hidden);
+  const int64_t blocks = round_up(larger(wanted, blocks_of_rows), rt.threads);
+  for_tasks(rt, blocks, [&](int64_t i) {
+    const int64_t row = a.rows * i / blocks, n = a.rows * (i + 1) / blocks - row;
+    if (n == 0) return;
+    float* h = (float*)rt.scratch(kHidden, n * ldh * 4);
+    int64_t lda;
+    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, n * padded_stride(in) * 4), &lda);
+    multiply_block(rt, xr, lda, 0, n, b1, hidden, in, 0, panels_of(hidden), first(h));
+    multiply_block(rt, h, ldh, row, n, b2, out, hidden, 0, panels_of(out), second);
+  });
+}
+static void mlp(const Runtime& rt, const MlpArgs& a) {
+  with_type(a.type, [&](auto t) { mlp_as<decltype(t)>(rt, a); });
+}
+
+template <class T>
+static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
+  const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
+  const T *dy = (const T*)a.dy, *pre = (const T*)a.pre1, *x = (const T*)a.x, *out2 = (const T*)a.out2;
+  const int64_t ldz = padded_stride(out), ldh = padded_stride(hidden);
+  const bool scaled = sizeof(T) != 4 || a.gamma;
+  float* shared = (float*)rt.scratch(kShared, a.rows * ((scaled ? ldz : 0) + ldh) * 4);
+  const float* z = (const float*)a.dy;
+  int64_t z_stride = out;
+  if (scaled) {
+    Vectors vectors(rt, kVectors, 1, out);
+    scaled_gradient<T>(rt, a.rows, out, dy, vectors.add((const T*)a.gamma, out), nullptr, Activation::none, shared, ldz);
+    z = shared;
+    z_stride = ldz;
+  }
+  if (a.dgamma)
+    column_sums(rt, a.rows, out, (T*)a.dgamma, [&](int64_t r, int64_t c, int n) {
+      return load_up_to(dy + r * out + c, n) * load_up_to(out2 + r * out + c, n);
+    });
+  if (a.dweight2 || a.dbias2)
+    weight_gradient(rt, a.rows, out, hidden, z, z_stride,
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{pre + c, hidden, n}; }, 256,
+                    [&](vf v) { return activate(a.activation, v); }, (T*)a.dweight2, (T*)a.dbias2);
+  if (!a.dx && !a.dweight1 && !a.dbias1) return;
+  // The gradient at the pre-activation, float32.
+  float* dpre = shared + (scaled ? a.rows * ldz : 0);
+  const float* b = plain_weight<T>(rt, kPackedB, a.weight2);
+  const PlainRows<float> rows{z, z_stride, out};
+  if constexpr (sizeof(T) == 4) {
+    Epilogue<float> e{dpre, ldh};
+    e.activation = a.activation;
+    e.derivative_at = (const float*)pre;
+    e.side_stride = hidden;
+    multiply_all(rt, rows, a.rows, b, hidden, out, e);
+  } else {
+    multiply_all(rt, rows, a.rows, b, hidden, out, Epilogue<float>{dpre, ldh});
+    for_tasks(rt, a.rows, [&](int64_t r) {
+      for (int64_t c = 0; c < hidden; c += W) {
+        vf v = load_up_to(pre + r * hidden + c, (int)smaller<int64_t>(W, hidden - c));
+        store(dpre + r * ldh + c, load(dpre + r * ldh + c) * activation_derivative(a.activation, v));
+      }
+    });
+  }
+  if (a.dx) input_gradient(rt, a.rows, dpre, ldh, a.weight1, kPackedB, (T*)a.dx);
+  if (a.dweight1 || a.dbias1)
+    weight_gradient(rt, a.rows, hidden, in, dpre, ldh,
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, 256,
+                    [](vf v) { return v; }, (T*)a.dweight1, (T*)a.dbias1);
+}
+static void mlp_backward(const Runtime& rt, const MlpBackwardArgs& a) {
+  with_type(a.type, [&](auto t) { mlp_backward_as<decltype(t)>(rt, a); });
+}
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,110 @@
+// Operators pack_weight, linear, mlp and their gradients: shapes, outputs, and the call.
+#include "host.h"
+
+namespace vitkern {
+namespace {
+
+// A weight with its prepacked form; the tensors outlive the struct.
+Weight weight_of(const Tensor& weight, const Maybe& packed) {
+  return {data(weight), data(packed), packed ? packed->numel() : 0, weight.size(0), weight.size(1)};
+}
+
+Tensor pack_weight(Tensor weight) {
+  weight = dense(weight);
+  const Kernels& k = kernels();
+  Tensor packed = empty(weight, {k.packed_bytes(weight.size(0), weight.size(1))}, ScalarType::Byte);
+  k.pack_weight(runtime(), {type_of(weight), data(weight), weight.size(0), weight.size(1), data(packed)});
+  return packed;
+}
+
+// x's leading sizes and then n.
+std::vector<int64_t> with_last(const Tensor& x, int64_t n) {
+  std::vector<int64_t> sizes = sizes_of(x);
+  sizes.back() = n;
+  return sizes;
+}
+
+std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, Maybe packed, Maybe bias, int64_t activation, Maybe gamma,
+                                  Maybe residual, bool save_pre) {
+  const RowsView rows = rows_view(x);
+  weight = dense(weight);
+  bias = dense(bias);
+  gamma = dense(gamma);
+  const int64_t out = weight.size(0);
+  Tensor y = empty(x, with_last(x, out)), pre = empty_if(save_pre, x, with_last(x, out));
+  std::optional<RowsView> res;
+  if (residual) res = rows_view(*residual);
+  kernels().linear(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, weight_of(weight, packed),
+                               data(bias), (Activation)activation, data(gamma), res ? data(res->tensor) : nullptr,
+                               res ? res->stride : 0, data(y), save_pre ? data(pre) : nullptr});
+  return {y, pre};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor weight, Maybe pre,
+                                                           int64_t activation, Maybe gamma, bool need_x,
+                                                           bool need_weight, bool need_bias, bool need_gamma) {
+  const RowsView rows = rows_view(x);
+  dy = dense(dy);
+  weight = dense(weight);
+  pre = dense(pre);
+  gamma = dense(gamma);
+  const int64_t out = weight.size(0), in = weight.size(1);
+  Tensor dx = empty_if(need_x, x, sizes_of(x)), dweight = empty_if(need_weight, x, {out, in}),
+         dbias = empty_if(need_bias, x, {out}), dgamma = empty_if(need_gamma, x, {out});
+  kernels().linear_backward(runtime(), {type_of(x), rows.rows, data(dy), data(rows.tensor), rows.stride,
+                                        weight_of(weight, {}), data(pre), (Activation)activation, data(gamma),
+                                        data(dx), data(dweight), data(dbias), data(dgamma)});
+  return {dx, dweight, dbias, dgamma};
+}
+
+std::tuple<Tensor, Tensor, Tensor> mlp(Tensor x, Tensor weight1, Maybe packed1, Maybe bias1, Tensor weight2,
+                                       Maybe packed2, Maybe bias2, int64_t activation, Maybe gamma, Maybe residual,
+                                       bool save) {
+  const RowsView rows = rows_view(x);
+  weight1 = dense(weight1);
+  weight2 = dense(weight2);
+  bias1 = dense(bias1);
+  bias2 = dense(bias2);
+  gamma = dense(gamma);
+  const int64_t hidden = weight1.size(0), out = weight2.size(0);
+  Tensor y = empty(x, with_last(x, out)), pre1 = empty_if(save, x, with_last(x, hidden)),
+         out2 = empty_if(save && gamma, x, with_last(x, out));
+  std::optional<RowsView> res;
+  if (residual) res = rows_view(*residual);
+  kernels().mlp(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, weight_of(weight1, packed1),
+                            data(bias1), weight_of(weight2, packed2), data(bias2), (Activation)activation, data(gamma),
+                            res ? data(res->tensor) : nullptr, res ? res->stride : 0, data(y),
+                            data(pre1), data(out2)});
+  return {y, pre1, out2};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
+    Tensor dy, Tensor x, Tensor weight1, Tensor weight2, Tensor pre1, Maybe out2, int64_t activation, Maybe gamma,
+    bool need_x, bool need_weight1, bool need_bias1, bool need_weight2, bool need_bias2, bool need_gamma) {
+  const RowsView rows = rows_view(x);
+  dy = dense(dy);
+  weight1 = dense(weight1);
+  weight2 = dense(weight2);
+  gamma = dense(gamma);
+  const int64_t in = weight1.size(1), hidden = weight1.size(0), out = weight2.size(0);
+  Tensor dx = empty_if(need_x, x, sizes_of(x)), dweight1 = empty_if(need_weight1, x, {hidden, in}),
+         dbias1 = empty_if(need_bias1, x, {hidden}), dweight2 = empty_if(need_weight2, x, {out, hidden}),
+         dbias2 = empty_if(need_bias2, x, {out}), dgamma = empty_if(need_gamma, x, {out});
+  kernels().mlp_backward(
+      runtime(), {type_of(x), rows.rows, data(dy), data(rows.tensor), rows.stride, weight_of(weight1, {}),
+                  weight_of(weight2, {}), data(pre1), data(out2), (Activation)activation, data(gamma), data(dx),
+                  data(dweight1), data(dbias1), data(dweight2), data(dbias2), data(dgamma)});
+  return {dx, dweight1, dbias1, dweight2, dbias2, dgamma};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CPU, m) {
+  m.impl("pack_weight", TORCH_BOX(&pack_weight));
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_backward", TORCH_BOX(&linear_backward));
+  m.impl("mlp", TORCH_BOX(&mlp));
+  m.impl("mlp_backward", TORCH_BOX(&mlp_backward));
+}
+
+}  // namespace vitkern
