@@ -1,0 +1,229 @@
+"""Compares every backend of every op with the reference in float64.
+
+A backend passes where its largest error is at most twice that of eager PyTorch in the same dtype:
+the bound adapts to shapes and dtypes, and no table of tolerances can rot.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from vitkern.dispatch import OPERATORS
+from vitkern.ops import _cpu
+
+OPS = ("attention", "layer_norm", "linear", "mlp", "patch_embed", "window_attention")
+DTYPES = (torch.float32, torch.bfloat16)
+LAYOUTS = ("natural", "padded", "transposed")
+
+# What is allowed beyond twice eager's error, in units of the last place of the largest value. On
+# small tensors eager can be exact by luck (a sum of three, a softmax over one key), while another
+# order of the same operations is off by a rounding or two. bfloat16 results are rounded once from
+# float32, whatever the order, so one unit is enough there.
+UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0}
+
+
+def reference(op: str) -> Callable[[Any], Any]:
+    return importlib.import_module(f"vitkern.ops.{op}.reference").reference
+
+
+def backends(op: str) -> list[str]:
+    """The backends that can run here, without eager unless there is no other."""
+    others = [
+        name
+        for name, backend in OPERATORS[op].backends.items()
+        if name != "eager" and backend.available() is None and not backend.supports(small(op))
+    ]
+    return others or ["eager"]
+
+
+def isas(backend: str) -> list[str | None]:
+    """Instruction sets to test a backend on; None is the one it chooses itself."""
+    return list(_cpu.isas()[:-1]) if backend == "cpu" else []
+
+
+@contextmanager
+def on_isa(isa: str | None) -> Iterator[None]:
+    with nullcontext() if isa is None else _cpu.use_isa(isa):
+        yield
+
+
+def cases(op: str, *tags: str) -> list[Any]:
+    """The op's cases that have any of the tags; all without tags."""
+    table = importlib.import_module(f"vitkern.ops.{op}.cases").CASES
+    return [case for case in table if not tags or set(tags) & set(case.tags)]
+
+
+def make(op: str, case: Any, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:
+    """The call of a case."""
+    generator = torch.Generator().manual_seed(seed)
+    call = importlib.import_module(f"vitkern.ops.{op}.cases").make(case, dtype, "cpu", generator)
+    if getattr(case, "activation", None) == "relu":
+        call = _exact_products(call)
+    return call
+
+
+def _exact_products(call: Any) -> Any:
+    """Small whole numbers for what is multiplied first, and halves for the bias.
+
+    The gradient of relu jumps at 0, so a rounding error of a product there is a large error of
+    the gradient, in eager as in any kernel. These products are exact in every dtype.
+    """
+
+    def whole(t: torch.Tensor) -> torch.Tensor:
+        return (t / t.abs().max().clamp_min(1e-3) * 1.99).round().clamp(-1, 1)
+
+    changed = {n: whole(t) for n, t in floating(call).items() if n in ("x", "weight", "weight1")}
+    changed |= {n: t.round() + 0.5 for n, t in floating(call).items() if n in ("bias", "bias1")}
+    return call._replace(**changed)
+
+
+def small(op: str) -> Any:
+    """Any small call of the op."""
+    return make(op, cases(op, "tail")[-1])
+
+
+def params(
+    *tags: str, dtypes: tuple[torch.dtype, ...] = DTYPES, layouts: tuple[str, ...] = LAYOUTS[:1],
+    every_isa: bool = False,
+) -> list[Any]:  # fmt: skip
+    """pytest parameters (op, backend, isa, case, dtype, layout)."""
+    return [
+        pytest.param(
+            op, backend, isa, case, dtype, layout,
+            id="-".join(
+                filter(None, (op, backend, isa, case.name, str(dtype).removeprefix("torch."),
+                              layout))
+            ),
+        )
+        for op in OPS
+        for backend in backends(op)
+        for isa in (isas(backend) if every_isa else [None])
+        for case in cases(op, *tags)
+        for dtype in dtypes
+        for layout in layouts
+    ]  # fmt: skip
+
+
+ARGUMENTS = "op, backend, isa, case, dtype, layout"
+
+
+def floating(call: Any) -> dict[str, torch.Tensor]:
+    """The call's tensors that can have a gradient."""
+    return {
+        name: value
+        for name, value in zip(call._fields, call, strict=True)
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+
+
+def convert(call: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The call with ``change`` applied to its floating-point tensors."""
+    return call._replace(**{name: change(value) for name, value in floating(call).items()})
+
+
+def arrange(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values in another layout of memory."""
+    if layout == "natural" or tensor.dim() == 0:
+        return tensor
+    if layout == "padded":  # rows further apart than they are long, and not aligned
+        wider = tensor.new_full((*tensor.shape[:-1], tensor.shape[-1] + 3), float("nan"))
+        wider[..., 1:-2] = tensor
+        return wider[..., 1:-2]
+    if tensor.dim() == 1:  # every other element
+        spread = tensor.new_full((2 * tensor.shape[0],), float("nan"))
+        spread[::2] = tensor
+        return spread[::2]
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def upstream(outputs: tuple[torch.Tensor, ...], layout: str) -> list[torch.Tensor]:
+    """Gradients for the outputs, the same for equal shapes and dtypes."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        arrange(
+            torch.randn(out.shape, generator=generator).to(torch.bfloat16).to(out.dtype), layout
+        )
+        for out in outputs
+    ]
+
+
+def evaluate(
+    run: Callable[[Any], Any], call: Any, *, grad: bool, layout: str = "natural"
+) -> dict[str, torch.Tensor]:
+    """Outputs ``y0``, ``y1`` ... and, with ``grad``, the gradient ``d<field>`` of every tensor."""
+    if grad:
+        call = convert(call, lambda t: t.detach().requires_grad_())
+    outputs = run(call)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    results = {f"y{i}": out.detach() for i, out in enumerate(outputs)}
+    if grad:
+        leaves = floating(call)
+        grads = torch.autograd.grad(
+            outputs, list(leaves.values()), upstream(outputs, layout), allow_unused=True
+        )
+        for (name, leaf), value in zip(leaves.items(), grads, strict=True):
+            results[f"d{name}"] = torch.zeros_like(leaf) if value is None else value
+    return results
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that a kernel allocates and does not write is NaN."""
+    torch.use_deterministic_algorithms(True)  # torch.utils.deterministic fills in this mode only
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def runner(op: str, backend: str) -> Callable[[Any], Any]:
+    """The op on a backend, as dispatch runs it."""
+    return lambda call: OPERATORS[op](call, backend)
+
+
+def check(
+    op: str, backend: str, call: Any, *, grad: bool, layout: str = "natural", poison: bool = True
+) -> None:
+    """Assert that the backend's results are as close to the truth as twice eager's."""
+    arranged = convert(call, lambda t: arrange(t, layout))
+    truth = evaluate(reference(op), convert(call, torch.Tensor.double), grad=grad)
+    # Eager's own error depends on the layout: it sums in another order.
+    eager = [evaluate(reference(op), call, grad=grad)]
+    if layout != "natural":
+        eager.append(evaluate(reference(op), arranged, grad=grad, layout=layout))
+    run = runner(op, backend)
+    with poisoned() if poison else nullcontext():
+        if poison:  # what kernels keep from call to call is NaN too
+            nan = convert(arranged, lambda t: torch.full_like(t, float("nan")))
+            evaluate(run, nan, grad=grad, layout=layout)
+        got = evaluate(run, arranged, grad=grad, layout=layout)
+    assert got.keys() == truth.keys()
+    for name, value in got.items():
+        compare(name, value, [results[name] for results in eager], truth[name])
+
+
+def compare(name: str, got: torch.Tensor, eager: list[torch.Tensor], truth: torch.Tensor) -> None:
+    """Assert one result: shape, dtype, no NaN or infinity, error."""
+    assert got.shape == truth.shape, name
+    assert got.dtype == eager[0].dtype, f"{name} is {got.dtype}, not {eager[0].dtype}"
+    if got.numel() == 0:
+        return
+    assert got.isfinite().all(), f"{name}: {(~got.isfinite()).sum()} of {got.numel()} not finite"
+    error = (got.double() - truth).abs().max().item()
+    eager_error = max((one.double() - truth).abs().max().item() for one in eager)
+    size = truth.abs().max().item()
+    if size < 1e-9:
+        # Zero in exact arithmetic (the gradient of a bias that all keys share): what is left are
+        # rounding errors of terms as large as the upstream gradient, which is of size one.
+        size = 1.0
+    allowed = 2 * eager_error + UNITS[got.dtype] * torch.finfo(got.dtype).eps * size
+    assert error <= allowed, (
+        f"{name}: error {error:.3g} > {allowed:.3g} allowed"
+        f" (eager's {eager_error:.3g}, largest value {size:.3g})"
+    )
