@@ -2,5 +2,15 @@
 
 from vitkern import ops
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, use_backend
+from vitkern.patching import PatchReport, patch, patched, unpatch
 
-__all__ = ["UnknownBackend", "UnsupportedInput", "ops", "use_backend"]
+__all__ = [
+    "PatchReport",
+    "UnknownBackend",
+    "UnsupportedInput",
+    "ops",
+    "patch",
+    "patched",
+    "unpatch",
+    "use_backend",
+]

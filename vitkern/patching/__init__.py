@@ -1,0 +1,53 @@
+"""WHERE ops meet models: adapters by library, swap, undo and report.
+
+``patch(model)`` gives each instance that an adapter knows a ``forward`` that runs on vitkern's ops.
+
+How it is done
+    ``module.__dict__["forward"]`` holds a :class:`~vitkern.patching.swap.Swap`, which
+    ``nn.Module.__call__`` finds before the class's ``forward``. Nothing else changes: not the
+    class, not ``type(module)``, not other instances, not parameters, buffers or the state dict.
+    Hooks on the module fire as ever, and ``unpatch`` deletes that one key. The swap knows its
+    module by a weak reference, so that a deleted model is freed at once; ``copy.deepcopy`` and
+    pickling bind the copy's swap to the copy. (A bound method would do neither: it is a reference
+    cycle, and is unpickled as the class's forward.)
+
+What keeps working
+    * Hooks on children that a fused parent bypasses, ``register_forward_hook`` on ``block.mlp``
+      for one: while there are any, the parent runs its own class's forward, which calls its
+      children, and each of these is still patched by itself. Hooks may come and go after ``patch``.
+      So it is with a child whose ``forward`` was replaced, and with hooks on all modules.
+    * Weights: parameters are read in every call. Optimizer steps, ``load_state_dict`` (also with
+      ``assign``), ``.to()``, ``.data = ...`` and in-place edits take effect at once.
+    * Replaced children, parametrizations (weight norm, LoRA) and quantized weights: noticed in the
+      next call. Where the adapter cannot honour them the module runs its own class's forward, and
+      one warning says so.
+    * ``train()``/``eval()``, dropout and drop path: those that are active run as the modules that
+      they are, and draw the random numbers of the original forward. Attention dropout draws others.
+    * Autocast, gradient checkpointing, DDP, FSDP2 (``fully_shard`` after ``patch``), ``torch.func
+      .functional_call``, ``torch.compile(fullgraph=True)`` and ``torch.export``. Compiled code
+      keeps the decision of its first call: as ever with torch.compile, hooks added later are not
+      seen. ``torch.fx`` tracing sees the original forward.
+
+What does not
+    * ``copy.copy(module)`` and ``nn.DataParallel`` share the instance's ``__dict__``, so the copy's
+      forward computes with the original: patch the copy again, or use ``deepcopy`` or DDP.
+    * A whole pickled model needs vitkern where it is loaded, and its state dict does not.
+    * Second derivatives and ``torch.func.grad``/``vmap`` of ops on compiled backends.
+    * ``torch.jit.script``: unpatch first.
+
+Calls that a patched module cannot compute run its original forward, and warn once: ``is_causal`` in
+timm's attention, Swin training with attention dropout, maps smaller than their window.
+"""
+
+from vitkern.patching.api import CannotPatch, patch, patched, unpatch
+from vitkern.patching.report import PatchedModule, PatchReport, SkippedModule
+
+__all__ = [
+    "CannotPatch",
+    "PatchReport",
+    "PatchedModule",
+    "SkippedModule",
+    "patch",
+    "patched",
+    "unpatch",
+]

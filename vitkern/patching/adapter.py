@@ -1,0 +1,74 @@
+"""What an adapter is, and what it finds out about a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vitkern.patching.classes import title
+
+if TYPE_CHECKING:
+    from vitkern.patching.swap import Swap
+
+Call = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What an adapter says of one module.
+
+    Attributes:
+        reasons: why it cannot take the module, whatever the backend; empty if it can.
+        calls: one representative call of each op it will use, made of the module's own parameters
+            and an input of a single row. Backends are asked about these; nothing is computed.
+        units: children that have a swap of their own. The module's fused forward bypasses them
+            only while they have it. All other descendants belong to this module's swap.
+        note: what a user should know, for the report.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    units: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Adapter:
+    """How modules of some classes run on ops. Subclasses say what they look for, and compute.
+
+    Attributes:
+        name: unique and stable, as pickled models name their adapters.
+        classes: the exact classes it takes, as ``"package.module:Class"``.
+        ops: names of the ops that it uses.
+    """
+
+    ops: tuple[str, ...] = ()
+
+    def __init__(self, name: str, *classes: str) -> None:
+        self.name = name
+        self.classes = classes
+
+    def match(self, module: nn.Module) -> Match:
+        """Looks at a module of one of the classes. Reads it, changes nothing."""
+        raise NotImplementedError
+
+    def forward(self, swap: Swap, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward on ops, with ``swap.backend``.
+
+        Called only while :meth:`match` holds and no hook sits on a descendant. Reads parameters,
+        modes and rates anew in every call, for all of them may change.
+        """
+        raise NotImplementedError
+
+
+class Unsupported(Adapter):
+    """Classes that one would expect to be patched and that are not (yet)."""
+
+    def __init__(self, name: str, op: str, reason: str, *classes: str) -> None:
+        super().__init__(name, *classes)
+        self.ops = (op,)
+        self.reason = reason
+
+    def match(self, module: nn.Module) -> Match:
+        return Match([f"is {title(type(module))}: {self.reason}"])

@@ -1,0 +1,199 @@
+"""The object that stands in a patched instance's ``forward``, and what it checks in every call."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from vitkern.patching.adapter import Adapter
+from vitkern.patching.classes import title
+from vitkern.patching.parts import PLAIN_TENSORS, is_plain
+from vitkern.patching.registry import adapters
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Swap:
+    """A module's forward on ops.
+
+    It lives in the instance's ``__dict__`` under ``forward``, where ``nn.Module.__call__`` finds it
+    before the class's own, so hooks on the module, ``type(module)``, parameters and the state dict
+    are untouched. The module is held weakly: a strong reference would be a cycle, and a deleted
+    model would keep its memory until the garbage collector runs. Copies and pickles of the module
+    carry a swap that is bound to the copy.
+
+    Attributes:
+        adapter: what computes.
+        backend: the backend of all ops; None leaves the choice to each call.
+        name: the module's name in the model that was patched, for messages.
+        units: children that must have a swap with the same backend for this one to bypass them.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        backend: str | None,
+        name: str,
+        units: tuple[str, ...],
+    ) -> None:
+        self._owner = weakref.ref(module)
+        self.adapter = adapter
+        self.backend = backend
+        self.name = name
+        self.units = units
+        self._snapshot: Snapshot | None = None
+        self._warned: set[str] = set()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self._owner()
+        if module is None:
+            raise ReferenceError(f"the patched module {self.name!r} no longer exists")
+        # torch.fx traces with proxies, which stand for values that no op can check.
+        if self._may_fuse() and not (args and isinstance(args[0], torch.fx.Proxy)):
+            return self.adapter.forward(self, module, *args, **kwargs)
+        return _class_forward(module)(module, *args, **kwargs)
+
+    def original(self, module: nn.Module, *args: Any, why: str | None = None, **kwargs: Any) -> Any:
+        """The module's own forward; where there is a reason to tell, it is told once."""
+        if why is not None and not torch.compiler.is_compiling():
+            self._warn(module, why)
+        return _class_forward(module)(module, *args, **kwargs)
+
+    def owner(self) -> nn.Module | None:
+        """The module, if it still exists."""
+        return self._owner()
+
+    # torch.compile and torch.export evaluate this while tracing, and do not guard on it: as with
+    # hooks in general, those that are added later are not seen by what is compiled.
+    @torch.compiler.assume_constant_result
+    def _may_fuse(self) -> bool:
+        """Whether the module is as the adapter wants it, and no hook would be bypassed."""
+        module = self._owner()
+        assert module is not None  # __call__ holds it
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.outdated(module):
+            snapshot = self._snapshot = Snapshot(module, self)
+            if snapshot.reasons:
+                self._warn(module, "; ".join(snapshot.reasons))
+        return not snapshot.reasons and not snapshot.watched() and not _has_any_global_hook()
+
+    def _warn(self, module: nn.Module, why: str) -> None:
+        if why in self._warned:
+            return
+        self._warned.add(why)
+        warnings.warn(
+            f"vitkern: {self.name or 'the module'} ({title(type(module))}) runs its original"
+            f" forward: {why}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(_class_forward(self._module()))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    def __repr__(self) -> str:
+        return f"<vitkern {self.adapter.name} of {self.name!r}, backend={self.backend!r}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Swap:
+        return Swap(copy.deepcopy(self._module(), memo), *self._options())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        adapter, *options = self._options()
+        return _restore, (self._module(), adapter.name, *options)
+
+    def _module(self) -> nn.Module:
+        module = self._owner()
+        if module is None:
+            raise ReferenceError(f"the patched module {self.name!r} no longer exists")
+        return module
+
+    def _options(self) -> tuple[Adapter, str | None, str, tuple[str, ...]]:
+        return self.adapter, self.backend, self.name, self.units
+
+
+def _class_forward(module: nn.Module) -> Any:
+    return type(module).forward
+
+
+def _restore(module: nn.Module, adapter: str, *options: Any) -> Swap:
+    """Unpickles a swap; ``module`` has no attributes yet."""
+    return Swap(module, adapters()[adapter], *options)
+
+
+def swap_of(module: nn.Module) -> Swap | None:
+    """The swap in the instance's ``forward``, if there is one."""
+    forward = module.__dict__.get("forward")
+    return forward if type(forward) is Swap else None
+
+
+class Snapshot:
+    """The descendants of a module when its adapter last looked at it.
+
+    Made to be compared quickly: the comparison runs in every call, and must cost less than the
+    calls of children that a fused forward saves.
+    """
+
+    def __init__(self, module: nn.Module, swap: Swap) -> None:
+        units = {id(module._modules.get(name)) for name in swap.units}
+        self.backend = swap.backend
+        self.cls = type(module)
+        self.parameters = module._parameters
+        self.parameter_names = tuple(module._parameters)
+        self.families = []
+        self.children = []
+        for child in module.modules():
+            if child._modules:
+                self.families.append((child._modules, tuple(child._modules.values())))
+            if child is not module:
+                parameters = child._parameters
+                self.children.append(
+                    (child, type(child), parameters, tuple(parameters), id(child) in units)
+                )
+        self.reasons = swap.adapter.match(module).reasons
+
+    def outdated(self, module: nn.Module) -> bool:
+        """Whether modules or parameters were replaced by others, so that the adapter must look."""
+        if type(module) is not self.cls or tuple(self.parameters) != self.parameter_names:
+            return True
+        for tensor in self.parameters.values():
+            if type(tensor) not in PLAIN_TENSORS and not is_plain(tensor):
+                return True
+        for modules, children in self.families:
+            if tuple(modules.values()) != children:
+                return True
+        for child, cls, parameters, names, _ in self.children:
+            if type(child) is not cls or tuple(parameters) != names:
+                return True
+            for tensor in parameters.values():
+                if type(tensor) not in PLAIN_TENSORS and not is_plain(tensor):
+                    return True
+        return False
+
+    def watched(self) -> bool:
+        """Whether a descendant has hooks or a forward of its own, which only its call runs."""
+        for child, _, _, _, unit in self.children:
+            state = child.__dict__
+            if (
+                state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state["_backward_pre_hooks"]
+            ):
+                return True
+            forward = state.get("forward")
+            if forward is None:
+                if unit:
+                    return True  # unpatched by itself
+            elif type(forward) is not Swap or forward.backend != self.backend:
+                return True
+        return False

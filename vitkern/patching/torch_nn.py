@@ -1,0 +1,10 @@
+"""PyTorch's own layers, where no adapter of a library covers them."""
+
+from __future__ import annotations
+
+from vitkern.patching import layers
+
+ADAPTERS = (
+    layers.LayerNorm("torch.LayerNorm", "torch.nn:LayerNorm"),
+    layers.Linear("torch.Linear", "torch.nn:Linear"),
+)
