@@ -65,6 +65,9 @@ BASE_FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-Wall",
+    "-Wno-unknown-warning-option",  # clang knows not all of these; gcc ignores such names
+    "-Wno-psabi",  # vector arguments: of functions that are inlined, never across files
+    "-Wno-restrict",  # false alarms of gcc 12 in std::string (gcc bug 105651)
 )
 """For every file. Never -ffast-math (it changes NaN and infinity), never -march=native."""
 
