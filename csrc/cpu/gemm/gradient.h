@@ -22,9 +22,8 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
     float* zb = (float*)rt.scratch(kRowsT, kRows * ldz * 4);
     float* xb = (float*)rt.scratch(kRowsA, kRows * padded_stride(in_n) * 4);
     float* panels = (float*)rt.scratch(kPanelsB, packed_floats(in_n, kRows) * 4 + kPrefetchSlack);
-    float* sums = (float*)rt.scratch(kPartial, (on * lds + kOutBlock) * 4);
-    float* bias = sums + on * lds;
-    for (int64_t o = 0; o < on; o++) bias[o] = 0.f;
+    float* sums = (float*)rt.scratch(kPartial, on * lds * 4);
+    double bias[kOutBlock] = {};
     if (rows == 0)
       for (int64_t i = 0; i < on * lds; i++) sums[i] = 0.f;
     const auto source = x(i0, in_n);
@@ -51,7 +50,7 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
       for (int64_t o = 0; o < on; o++)
         for (int64_t i = 0; i < in_n; i++) put(dweight + (o0 + o) * in + i0 + i, sums[o * lds + i]);
     if (dbias && i0 == 0)
-      for (int64_t o = 0; o < on; o++) put(dbias + o0 + o, bias[o]);
+      for (int64_t o = 0; o < on; o++) put(dbias + o0 + o, (float)bias[o]);
   });
 }
 
@@ -62,9 +61,15 @@ static void column_sums(const Runtime& rt, int64_t rows, int64_t columns, T* out
   for_tasks(rt, (columns + kBlock - 1) / kBlock, [&](int64_t task) {
     for (int64_t c = task * kBlock; c < smaller(columns, (task + 1) * kBlock); c += W) {
       const int n = (int)smaller<int64_t>(W, columns - c);
-      vf s = {};
-      for (int64_t r = 0; r < rows; r++) s = s + f(r, c, n);
-      store_n(out + c, s, n);
+      // Runs of rows in float, their sums in double: thousands of rows would lose digits otherwise.
+      constexpr int64_t kRun = 16;
+      double total[W] = {};
+      for (int64_t r0 = 0; r0 < rows; r0 += kRun) {
+        vf s = {};
+        for (int64_t r = r0; r < smaller(rows, r0 + kRun); r++) s = s + f(r, c, n);
+        for (int i = 0; i < W; i++) total[i] += s[i];
+      }
+      for (int i = 0; i < n && i < W; i++) put(out + c + i, (float)total[i]);
     }
   });
 }

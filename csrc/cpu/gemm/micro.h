@@ -65,27 +65,39 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
   }
 }
 
+// At most this many products are added up one after the other; longer sums are sums of such pieces,
+// which keeps the rounding error near that of the libraries (they block K as well).
+constexpr int64_t kChain = 256;
+
 // C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B.
 template <int M, int NVEC, ALayout L>
 static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
                  bool accumulate) {
-  vf acc[M][NVEC];
-  if (accumulate) {
-    VK_UNROLL
-    for (int r = 0; r < M; r++)
-      VK_UNROLL
-      for (int j = 0; j < NVEC; j++) acc[r][j] = load(c + r * ldc + j * W);
-  } else {
+  const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
+  const int64_t step = (k / chains + kUnroll) / kUnroll * kUnroll;
+  do {
+    const int64_t n = k < step ? k : step;
+    vf acc[M][NVEC];
     VK_UNROLL
     for (int r = 0; r < M; r++)
       VK_UNROLL
       for (int j = 0; j < NVEC; j++) acc[r][j] = vf{};
-  }
-  multiply<M, NVEC, L>(k, a, lda, b, acc);
-  VK_UNROLL
-  for (int r = 0; r < M; r++)
+    multiply<M, NVEC, L>(n, a, lda, b, acc);
+    if (accumulate) {
+      VK_UNROLL
+      for (int r = 0; r < M; r++)
+        VK_UNROLL
+        for (int j = 0; j < NVEC; j++) acc[r][j] = acc[r][j] + load(c + r * ldc + j * W);
+    }
     VK_UNROLL
-    for (int j = 0; j < NVEC; j++) store(c + r * ldc + j * W, acc[r][j]);
+    for (int r = 0; r < M; r++)
+      VK_UNROLL
+      for (int j = 0; j < NVEC; j++) store(c + r * ldc + j * W, acc[r][j]);
+    accumulate = true;
+    a += L == ALayout::row_major ? n : n * lda;
+    b += n * NVEC * W;
+    k -= n;
+  } while (k > 0);
 }
 
 typedef void (*TileFunction)(int64_t k, const float* a, int64_t lda, const float* b, float* c,

@@ -93,12 +93,21 @@ static void layer_norm_backward_as(const Runtime& rt, const LayerNormBackwardArg
   const float* weight = vectors.add((const U*)a.weight, n);
   // The rows are cut the same way whatever the number of threads, so that dweight and dbias repeat.
   const int64_t chunks = larger<int64_t>(1, smaller<int64_t>(32, a.rows / 16));
-  float* partial = (float*)rt.scratch(kShared, chunks * 2 * padded * 4);
+  double* partial = (double*)rt.scratch(kShared, chunks * 2 * padded * 8);
   for_tasks(rt, chunks, [&](int64_t task) {
-    float *dw = partial + task * 2 * padded, *db = dw + padded;
+    // Runs of rows add up in float (dw, db), the runs in double.
+    constexpr int64_t kRun = 16;
+    double* totals = partial + task * 2 * padded;
+    for (int64_t i = 0; i < 2 * padded; i++) totals[i] = 0;
+    float* buffers = (float*)rt.scratch(kOp, 4 * padded * 4);
+    float *dw = buffers + 2 * padded, *db = dw + padded;
     memset(dw, 0, 2 * padded * 4);
-    float* buffers = (float*)rt.scratch(kOp, 3 * padded * 4);
-    for (int64_t r = a.rows * task / chunks; r < a.rows * (task + 1) / chunks; r++) {
+    const int64_t first = a.rows * task / chunks, last = a.rows * (task + 1) / chunks;
+    auto flush = [&] {
+      for (int64_t i = 0; i < 2 * padded; i++) totals[i] += dw[i], dw[i] = 0.f;
+    };
+    for (int64_t r = first; r < last; r++) {
+      if ((r - first) % kRun == 0) flush();
       const float mean = a.stats[2 * r], scale = a.stats[2 * r + 1];
       const float* x = as_floats((const T*)a.x + r * n, n, buffers);
       const float* dy = as_floats((const T*)a.dy + r * n, n, buffers + padded);
@@ -129,13 +138,14 @@ static void layer_norm_backward_as(const Runtime& rt, const LayerNormBackwardArg
         else store_n(dx + i, d, live);
       }
     }
+    flush();
   });
   auto reduce = [&](U* out, int64_t offset) {
     if (!out) return;
     for (int64_t i = 0; i < n; i++) {
-      float s = 0;
+      double s = 0;
       for (int64_t c = 0; c < chunks; c++) s += partial[c * 2 * padded + offset + i];
-      put(out + i, s);
+      put(out + i, (float)s);
     }
   };
   reduce((U*)a.dweight, 0);

@@ -5,25 +5,22 @@
 namespace vitkern::VITKERN_ISA {
 
 static double fma_flops(int64_t rounds) {
-  constexpr int kChains = 12;
-  vf acc[kChains];
-  VK_UNROLL
-  for (int i = 0; i < kChains; i++) acc[i] = splat(1.f + (float)i);
+  // Separate variables: the compiler keeps an array in memory. Twelve chains hide the latency.
+  vf a = splat(1.f), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;
   vf scale = splat(0.9999f), shift = splat(1e-4f);
-  for (int64_t r = 0; r < rounds; r++) {
-    VK_UNROLL
-    for (int i = 0; i < kChains; i++) acc[i] = acc[i] * scale + shift;
 #if defined(__x86_64__) && (VITKERN_WIDTH <= 4 || (VITKERN_WIDTH == 8 && __AVX__) || __AVX512F__)
-    // Keeps the chains in registers and the loop as written.
-    VK_UNROLL
-    for (int i = 0; i < kChains; i++) asm volatile("" : "+x"(acc[i]));
+#define VK_CHAIN(x) x = x * scale + shift, ({ asm volatile("" : "+x"(x)); });
+#else
+#define VK_CHAIN(x) x = x * scale + shift;
 #endif
+  for (int64_t r = 0; r < rounds; r++) {
+    VK_CHAIN(a) VK_CHAIN(b) VK_CHAIN(c) VK_CHAIN(d) VK_CHAIN(e) VK_CHAIN(f)
+    VK_CHAIN(g) VK_CHAIN(h) VK_CHAIN(i) VK_CHAIN(j) VK_CHAIN(k) VK_CHAIN(l)
   }
-  vf total = {};
-  for (int i = 0; i < kChains; i++) total = total + acc[i];
-  volatile float sink = sum(total);
+#undef VK_CHAIN
+  volatile float sink = sum(a + b + c + d + e + f + g + h + i + j + k + l);
   (void)sink;
-  return (double)rounds * kChains * W * 2;
+  return (double)rounds * 12 * W * 2;
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -48,9 +48,20 @@ VK_INLINE vf normal_tail(vf x) {
 VK_INLINE vf relu(vf x) { return splat(0.f) > x ? splat(0.f) : x; }
 
 VK_INLINE vf gelu(vf x) { return relu(x) - min(splat(6.f), abs(x)) * normal_tail(x); }
+// cdf(x) + x density(x). The tail is the density times Mills' ratio (a rational fit, relative error
+// 2e-8): near 0, where the derivative is 1/2, that is closer than normal_tail's eighth power.
 VK_INLINE vf gelu_derivative(vf x) {
-  vf tail = normal_tail(x), cdf = x > splat(0.f) ? splat(1.f) - tail : tail;
+  vf a = min(splat(6.f), abs(x));
   vf density = splat(0.398942280401f) * exp2(x * x * splat(-0.5f * kLog2e));
+  vf p = splat(0.0307728113f), q = splat(0.030805772f);
+  p = p * a + splat(0.246006405f);
+  p = p * a + splat(0.807994798f);
+  p = p * a + splat(1.25331412f);
+  q = q * a + splat(0.245223179f);
+  q = q * a + splat(0.847301779f);
+  q = q * a + splat(1.44256999f);
+  q = q * a + splat(1.f);
+  vf tail = density * (p / q), cdf = x > splat(0.f) ? splat(1.f) - tail : tail;
   return cdf + x * density;
 }
 
