@@ -32,14 +32,18 @@ def reference(op: str) -> Callable[[Any], Any]:
     return importlib.import_module(f"vitkern.ops.{op}.reference").reference
 
 
-def backends(op: str) -> list[str]:
-    """The backends that can run here, without eager unless there is no other."""
-    others = [
+def kernels(op: str) -> list[str]:
+    """The backends that can run here and are not eager PyTorch."""
+    return [
         name
         for name, backend in OPERATORS[op].backends.items()
         if name != "eager" and backend.available() is None and not backend.supports(small(op))
     ]
-    return others or ["eager"]
+
+
+def backends(op: str) -> list[str]:
+    """The backends to test: the kernels; where there are none, eager tests the tests."""
+    return kernels(op) or ["eager"]
 
 
 def isas(backend: str) -> list[str | None]:

@@ -13,8 +13,12 @@ from vitkern.ops.layer_norm.reference import Output
 
 
 def supports(call: LayerNormCall) -> list[str]:
-    """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.x, call.weight, call.bias, call.residual) or pending("layer_norm")
+    """Reasons to refuse: those of every op, and two parameters of two dtypes."""
+    reasons = _cpu.refusals(call.x, call.weight, call.bias, call.residual)
+    weight, bias = call.weight, call.bias
+    if weight is not None and bias is not None and weight.dtype != bias.dtype:
+        reasons.append(f"weight {weight.dtype} beside bias {bias.dtype}; takes one dtype for both")
+    return reasons or pending("layer_norm")
 
 
 def forward(call: LayerNormCall, needs_grad: bool) -> tuple[Output, Tensors]:

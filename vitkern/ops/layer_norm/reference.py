@@ -14,7 +14,13 @@ Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 def reference(call: LayerNormCall) -> Output:
     """``y``, or ``(y, x + residual)`` where a residual is given."""
     x = call.x if call.residual is None else call.x + call.residual
-    y = F.layer_norm(x, x.shape[-1:], call.weight, call.bias, call.eps)
+    weight, bias = call.weight, call.bias
+    if any(p is not None and p.dtype != x.dtype for p in (weight, bias)):
+        # Beside a half-precision x PyTorch takes float32 parameters only as a pair.
+        shape, wide = x.shape[-1:], torch.float32
+        weight = x.new_ones(shape, dtype=wide) if weight is None else weight.to(wide)
+        bias = x.new_zeros(shape, dtype=wide) if bias is None else bias.to(wide)
+    y = F.layer_norm(x, x.shape[-1:], weight, bias, call.eps)
     return y if call.residual is None else (y, x)
 
 
