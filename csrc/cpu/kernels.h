@@ -16,7 +16,7 @@ struct Kernels {
   double (*fma_flops)(int64_t rounds);  // does nothing but FMAs; returns how many operations it did
 
   void (*pack_weight)(const Runtime&, const PackArgs&);
-  int64_t (*packed_bytes)(int64_t out, int64_t in);
+  int64_t (*packed_bytes)(Type, int64_t out, int64_t in);
 
   void (*linear)(const Runtime&, const LinearArgs&);
   void (*linear_backward)(const Runtime&, const LinearBackwardArgs&);

@@ -12,7 +12,7 @@ Weight weight_of(const Tensor& weight, const Maybe& packed) {
 Tensor pack_weight(Tensor weight) {
   weight = dense(weight);
   const Kernels& k = kernels();
-  Tensor packed = empty(weight, {k.packed_bytes(weight.size(0), weight.size(1))}, ScalarType::Byte);
+  Tensor packed = empty(weight, {k.packed_bytes(type_of(weight), weight.size(0), weight.size(1))}, ScalarType::Byte);
   k.pack_weight(runtime(), {type_of(weight), data(weight), weight.size(0), weight.size(1), data(packed)});
   return packed;
 }

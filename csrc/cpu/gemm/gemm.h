@@ -42,9 +42,42 @@ struct PlainRows {
   }
 };
 
+// The same rows as pairs of bfloat16, each pair in the place of a float; an odd last element is paired
+// with zero.
+struct PairRows {
+  const bf16* data;
+  int64_t stride, k;
+  const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
+    const int64_t groups = (k + 1) / 2;
+    if (k % 2 == 0 && stride % 2 == 0 && good_stride(stride / 2)) {
+      *lda = stride / 2;
+      return (const float*)(data + row * stride);
+    }
+    *lda = padded_stride(groups);
+    for (int64_t r = 0; r < n; r++) {
+      bf16* o = (bf16*)(buffer + r * *lda);
+      memcpy(o, data + (row + r) * stride, k * 2);
+      if (k % 2) o[k] = bf16{0};
+    }
+    return buffer;
+  }
+};
+
+// How products of T's with a weight are computed, and what a row of K elements is then.
+template <class T>
+struct Compute {
+  static constexpr Dot dot = VITKERN_BF16_DOT && sizeof(T) == 2 ? Dot::bf16_pairs : Dot::f32;
+  static constexpr bool pairs = dot == Dot::bf16_pairs;
+  static constexpr int64_t steps(int64_t k) { return pairs ? (k + 1) / 2 : k; }
+  static auto rows(const T* data, int64_t stride, int64_t k) {
+    if constexpr (pairs) return PairRows{data, stride, k};
+    else return PlainRows<T>{data, stride, k};
+  }
+};
+
 // Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
 // the calling thread. `a` is what the rows' block() gave; `row` only tells the epilogue where it is.
-template <class T>
+template <Dot D = Dot::f32, class T>
 static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
                            const float* packed, int64_t columns, int64_t k, int64_t first, int64_t last,
                            const Epilogue<T>& epilogue) {
@@ -66,7 +99,7 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
         const int m = tiles.size(t);
         if (final) prefetch_tile(epilogue, row + r, m, column);
         float* c = pieces > 1 ? sums + r * lds + (p - first) * NR : sums;
-        tile_function<ALayout::row_major>(m, (int)(width / W))(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0);
+        tile_function<ALayout::row_major, D>(m, (int)(width / W))(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0);
         if (final) finish_tile(epilogue, row + r, m, column, live, c, lds);
         r += m;
       }
@@ -99,7 +132,7 @@ struct Grid {
 };
 
 // C = A * B on all threads. `source.block(row, n, buffer, &lda)` gives rows of A as float32.
-template <class Source, class T>
+template <Dot D = Dot::f32, class Source, class T>
 static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const float* packed,
                          int64_t columns, int64_t k, const Epilogue<T>& epilogue) {
   if (rows == 0 || columns == 0) return;
@@ -109,14 +142,19 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
     int64_t lda;
     float* buffer = (float*)rt.scratch(kRowsA, t.n * padded_stride(k) * 4);
     const float* a = source.block(t.row, t.n, buffer, &lda);
-    multiply_block(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue);
+    multiply_block<D>(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue);
   });
 }
 
-// B = weight^T packed on all threads into `out` (packed_floats(n, k) floats).
+// B = weight^T packed on all threads into `out` (packed_floats(n, steps(k)) floats).
 template <class T>
-static void pack_weight(const Runtime& rt, const T* weight, int64_t stride, int64_t n, int64_t k, float* out) {
-  for_tasks(rt, panels_of(n), [&](int64_t p) { pack_panel_nk(weight, stride, n, k, p, panel(out, k, p)); });
+static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k, float* out) {
+  const int64_t steps = Compute<T>::steps(k);
+  for_tasks(rt, panels_of(n), [&](int64_t p) {
+    float* to = panel(out, steps, p);
+    if constexpr (Compute<T>::pairs) pack_panel_pairs(weight, n, k, p, to);
+    else pack_panel_nk(weight, k, n, k, p, to);
+  });
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -1,6 +1,10 @@
 // The register tile: MR rows by NV vectors of C, all of K. Everything that multiplies matrices
 // (linear, MLP, patch embedding, both attentions) goes through `multiply_tile`.
 #pragma once
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "../simd/vec.h"
 
 namespace vitkern::VITKERN_ISA {
@@ -14,6 +18,28 @@ constexpr int MR = 6, NV = 2;  // 12 accumulators of 16 registers
 constexpr int NR = NV * W;  // columns of a packed panel of B
 constexpr int kPrefetch = 256;  // floats of B ahead
 
+// What one step of K is: a float of A times one of B, or two bfloat16 of each (32 bits as well, so
+// that addresses and panels are the same), with float32 sums.
+enum class Dot { f32, bf16_pairs };
+
+#ifndef VITKERN_BF16_DOT
+#define VITKERN_BF16_DOT 0  // 1: the instruction, 2: emulated, for tests
+#endif
+
+template <Dot D>
+VK_INLINE vf multiply_add(vf a, vf b, vf c) {
+  if constexpr (D == Dot::f32) return a * b + c;
+#if VITKERN_BF16_DOT == 1
+  return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#elif VITKERN_BF16_DOT == 2
+  const vu high = (vu)splat_int((int32_t)0xffff0000);
+  c = (vf)((vu)a << 16) * (vf)((vu)b << 16) + c;
+  return (vf)((vu)a & high) * (vf)((vu)b & high) + c;
+#else
+  return c;  // never instantiated
+#endif
+}
+
 // How a row of A is walked: `rows` apart in memory with consecutive k, or k by k with consecutive
 // rows (A transposed).
 enum class ALayout { row_major, transposed };
@@ -23,7 +49,7 @@ enum class ALayout { row_major, transposed };
 constexpr int kUnroll = 2;
 
 // acc += A[0:M, 0:k] * B[0:k, 0:NVEC*W], with B's rows one after the other.
-template <int M, int NVEC, ALayout L>
+template <int M, int NVEC, ALayout L, Dot D>
 VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, vf (&acc)[M][NVEC]) {
   constexpr int ldb = NVEC * W;
   // Row pointers, three rows each, kept apart from the compiler's induction variables (it spills).
@@ -39,7 +65,7 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
     for (int r = 0; r < M; r++) {
       vf av = splat(L == ALayout::row_major ? p[r / 3][(r % 3) * lda + u] : p[0][u * lda + r]);
       VK_UNROLL
-      for (int j = 0; j < NVEC; j++) acc[r][j] = av * bv[j] + acc[r][j];
+      for (int j = 0; j < NVEC; j++) acc[r][j] = multiply_add<D>(av, bv[j], acc[r][j]);
     }
   };
   for (; k >= kUnroll; k -= kUnroll) {
@@ -70,7 +96,7 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
 constexpr int64_t kChain = 256;
 
 // C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B.
-template <int M, int NVEC, ALayout L>
+template <int M, int NVEC, ALayout L, Dot D>
 static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
                  bool accumulate) {
   const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
@@ -82,7 +108,7 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
     for (int r = 0; r < M; r++)
       VK_UNROLL
       for (int j = 0; j < NVEC; j++) acc[r][j] = vf{};
-    multiply<M, NVEC, L>(n, a, lda, b, acc);
+    multiply<M, NVEC, L, D>(n, a, lda, b, acc);
     if (accumulate) {
       VK_UNROLL
       for (int r = 0; r < M; r++)
@@ -103,25 +129,25 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
 typedef void (*TileFunction)(int64_t k, const float* a, int64_t lda, const float* b, float* c,
                              int64_t ldc, bool accumulate);
 
-template <ALayout L, int NVEC, int... M>
+template <ALayout L, Dot D, int NVEC, int... M>
 struct TileRow {
-  static constexpr TileFunction functions[] = {tile<M, NVEC, L>...};
+  static constexpr TileFunction functions[] = {tile<M, NVEC, L, D>...};
 };
-template <ALayout L, int NVEC>
+template <ALayout L, Dot D, int NVEC>
 VK_INLINE TileFunction tile_of(int m) {
 #if VITKERN_WIDTH == 16
-  return TileRow<L, NVEC, 1, 2, 3, 4, 5, 6, 7, 8, 9>::functions[m - 1];
+  return TileRow<L, D, NVEC, 1, 2, 3, 4, 5, 6, 7, 8, 9>::functions[m - 1];
 #else
-  return TileRow<L, NVEC, 1, 2, 3, 4, 5, 6>::functions[m - 1];
+  return TileRow<L, D, NVEC, 1, 2, 3, 4, 5, 6>::functions[m - 1];
 #endif
 }
 // The tile of m rows (1 to MR) and `vectors` (1 to NV) vectors of columns.
-template <ALayout L>
+template <ALayout L, Dot D = Dot::f32>
 VK_INLINE TileFunction tile_function(int m, int vectors) {
 #if VITKERN_WIDTH == 16
-  if (vectors == 3) return tile_of<L, 3>(m);
+  if (vectors == 3) return tile_of<L, D, 3>(m);
 #endif
-  return vectors == 2 ? tile_of<L, 2>(m) : tile_of<L, 1>(m);
+  return vectors == 2 ? tile_of<L, D, 2>(m) : tile_of<L, D, 1>(m);
 }
 
 // How `rows` rows are cut into tiles: as few as possible, and none much smaller than the others.

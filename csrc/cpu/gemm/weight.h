@@ -15,15 +15,19 @@ struct alignas(64) PackedHeader {
 constexpr uint64_t kPackedMagic = 0x314b50564b544956;  // bump when the layout changes
 constexpr int64_t kPrefetchSlack = 4096;               // tiles prefetch beyond the last panel
 
-static int64_t packed_bytes(int64_t out, int64_t in) {
-  return (int64_t)sizeof(PackedHeader) + packed_floats(out, in) * 4 + kPrefetchSlack;
+template <class T>
+static int64_t packed_bytes_as(int64_t out, int64_t in) {
+  return (int64_t)sizeof(PackedHeader) + packed_floats(out, Compute<T>::steps(in)) * 4 + kPrefetchSlack;
+}
+static int64_t packed_bytes(Type type, int64_t out, int64_t in) {
+  return type == Type::f32 ? packed_bytes_as<float>(out, in) : packed_bytes_as<bf16>(out, in);
 }
 
 static void pack_weight(const Runtime& rt, const PackArgs& a) {
   PackedHeader* header = (PackedHeader*)a.packed;
   *header = {kPackedMagic, W, NR, (int32_t)a.type, a.out, a.in};
   with_type(a.type, [&](auto t) {
-    pack_weight(rt, (const decltype(t)*)a.weight, a.in, a.out, a.in, (float*)(header + 1));
+    pack_weight(rt, (const decltype(t)*)a.weight, a.out, a.in, (float*)(header + 1));
   });
 }
 
@@ -32,7 +36,7 @@ static void pack_weight(const Runtime& rt, const PackArgs& a) {
 template <class T>
 static const float* usable(const Weight& w) {
   const PackedHeader* header = (const PackedHeader*)w.packed;
-  if (!header || w.packed_bytes < packed_bytes(w.out, w.in)) return nullptr;
+  if (!header || w.packed_bytes < packed_bytes_as<T>(w.out, w.in)) return nullptr;
   const Type type = sizeof(T) == 4 ? Type::f32 : Type::bf16;
   if (header->magic != kPackedMagic || header->width != W || header->panel != NR ||
       header->type != (int32_t)type || header->out != w.out || header->in != w.in)
@@ -42,9 +46,14 @@ static const float* usable(const Weight& w) {
   for (int64_t i = 0; i < kSamples; i++) {
     const int64_t n = w.out * i / kSamples, k = (w.in * (2 * i + 1) / (2 * kSamples) + 7 * i) % w.in;
     const int64_t p = n / NR;
-    const float was = panel(panels, w.in, p)[k * panel_width(w.out, p) + n % NR];
-    const float is = to_float(((const T*)w.data)[n * w.in + k]);
-    if (memcmp(&was, &is, 4) != 0) return nullptr;
+    const T is = ((const T*)w.data)[n * w.in + k];
+    if constexpr (Compute<T>::pairs) {
+      const float* pair = panel(panels, Compute<T>::steps(w.in), p) + k / 2 * panel_width(w.out, p) + n % NR;
+      if (memcmp((const T*)pair + k % 2, &is, sizeof is) != 0) return nullptr;
+    } else {
+      const float was = panel(panels, w.in, p)[k * panel_width(w.out, p) + n % NR], now = to_float(is);
+      if (memcmp(&was, &now, 4) != 0) return nullptr;
+    }
   }
   return panels;
 }
@@ -54,8 +63,8 @@ template <class T>
 static const float* transposed_weight(const Runtime& rt, Slot slot, const Weight& w) {
   if (w.out == 0 || w.in == 0) return nullptr;
   if (const float* panels = usable<T>(w)) return panels;
-  float* out = (float*)rt.scratch(slot, packed_floats(w.out, w.in) * 4 + kPrefetchSlack);
-  pack_weight(rt, (const T*)w.data, w.in, w.out, w.in, out);
+  float* out = (float*)rt.scratch(slot, packed_floats(w.out, Compute<T>::steps(w.in)) * 4 + kPrefetchSlack);
+  pack_weight(rt, (const T*)w.data, w.out, w.in, out);
   return out;
 }
 

@@ -18,7 +18,8 @@ static void linear_as(const Runtime& rt, const LinearArgs& a) {
   e.residual_stride = a.residual_stride;
   e.pre = (T*)a.pre;
   e.side_stride = out;
-  multiply_all(rt, PlainRows<T>{(const T*)a.x, a.x_stride, in}, a.rows, b, out, in, e);
+  using C = Compute<T>;
+  multiply_all<C::dot>(rt, C::rows((const T*)a.x, a.x_stride, in), a.rows, b, out, C::steps(in), e);
 }
 static void linear(const Runtime& rt, const LinearArgs& a) {
   with_type(a.type, [&](auto t) { linear_as<decltype(t)>(rt, a); });

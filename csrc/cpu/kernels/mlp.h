@@ -9,6 +9,28 @@ VK_INLINE int64_t mlp_block_rows(int64_t hidden) {
   return larger<int64_t>(4 * MR, smaller<int64_t>(kBlockRows, round_up(147456 / larger<int64_t>(1, hidden), MR)));
 }
 
+// activation(pre) by rows, as the second product reads it.
+template <class T>
+struct Activated {
+  const T* pre;
+  int64_t k;
+  Activation f;
+  const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
+    using C = Compute<T>;
+    using H = typename choose<C::pairs, T, float>::type;
+    *lda = padded_stride(C::steps(k));
+    for (int64_t r = 0; r < n; r++) {
+      H* out = (H*)(buffer + r * *lda);
+      if (C::pairs && k % 2) put(out + k, 0.f);
+      const T* in = pre + (row + r) * k;
+      int64_t c = 0;
+      for (; c + W <= k; c += W) store(out + c, activate(f, load(in + c)));
+      if (c < k) store_n(out + c, activate(f, load_n(in + c, (int)(k - c))), (int)(k - c));
+    }
+    return buffer;
+  }
+};
+
 template <class T>
 static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
@@ -24,45 +46,41 @@ static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   second.residual_stride = a.residual_stride;
   second.product = (T*)a.out2;
   second.side_stride = out;
-  const PlainRows<T> x{(const T*)a.x, a.x_stride, in};
-  const int64_t ldh = padded_stride(hidden);
+  using C = Compute<T>;
+  const auto x = C::rows((const T*)a.x, a.x_stride, in);
+  const int64_t steps_in = C::steps(in), steps_hidden = C::steps(hidden);
 
-  // The hidden activation, float32, for rows [row, row + n) into h. The epilogue's element type is
-  // that of h; pre1 has type T, so it is written by the caller where that differs.
-  auto first = [&](float* h) {
-    Epilogue<float> e{h, ldh};
+  if (a.rows == 0 || out == 0) return;
+  if (a.pre1) {
+    // For training: the pre-activation of all rows is kept, and activated on the way into the second
+    // product.
+    Epilogue<T> first{(T*)a.pre1, hidden};
+    first.bias = bias1;
+    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first);
+    multiply_all<C::dot>(rt, Activated<T>{(const T*)a.pre1, hidden, a.activation}, a.rows, b2, out, steps_hidden,
+                         second);
+    return;
+  }
+  // Hidden rows as the second product reads them.
+  using H = typename choose<C::pairs, T, float>::type;
+  const int64_t ldh = C::pairs ? 2 * padded_stride(steps_hidden) : padded_stride(hidden);
+  auto first = [&](H* h) {
+    Epilogue<H> e{h, ldh};
     e.bias = bias1;
     e.activation = a.activation;
     return e;
   };
+  auto clear_odd = [&](H* h, int64_t n) {
+    if (C::pairs && hidden % 2)
+      for (int64_t r = 0; r < n; r++) put(h + r * ldh + hidden, 0.f);
+  };
   const int64_t blocks_of_rows = round_up((a.rows + kBlockRows - 1) / kBlockRows, rt.threads);
-  if (a.pre1 || a.rows < rt.threads * kBlockRows) {
-    // All rows of the hidden layer at once: for training, and where there are too few rows to give
-    // every thread a block (threads then share the columns, and read each weight once).
-    if (a.rows == 0 || out == 0) return;
-    if (a.pre1) {
-      Epilogue<T> e{(T*)a.pre1, hidden};
-      e.bias = bias1;
-      multiply_all(rt, x, a.rows, b1, hidden, in, e);
-      const T* pre = (const T*)a.pre1;
-      struct Activated {
-        const T* pre;
-        int64_t k;
-        Activation f;
-        const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
-          *lda = padded_stride(k);
-          for (int64_t r = 0; r < n; r++)
-            for (int64_t c = 0; c < k; c += W)
-              store(buffer + r * *lda + c, activate(f, load_up_to(pre + (row + r) * k + c, (int)smaller<int64_t>(W, k - c))));
-          return buffer;
-        }
-      };
-      multiply_all(rt, Activated{pre, hidden, a.activation}, a.rows, b2, out, hidden, second);
-      return;
-    }
-    float* h = (float*)rt.scratch(kShared, a.rows * ldh * 4);
-    multiply_all(rt, x, a.rows, b1, hidden, in, first(h));
-    multiply_all(rt, PlainRows<float>{h, ldh, hidden}, a.rows, b2, out, hidden, second);
+  if (a.rows < rt.threads * kBlockRows) {
+    // Too few rows to give every thread a block: threads share the columns, and read each weight once.
+    H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
+    clear_odd(h, a.rows);
+    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first(h));
+    multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
     return;
   }
   const int64_t wanted = (a.rows + mlp_block_rows(hidden) - 1) / mlp_block_rows(hidden);
@@ -70,11 +88,14 @@ static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   for_tasks(rt, blocks, [&](int64_t i) {
     const int64_t row = a.rows * i / blocks, n = a.rows * (i + 1) / blocks - row;
     if (n == 0) return;
-    float* h = (float*)rt.scratch(kHidden, n * ldh * 4);
+    H* h = (H*)rt.scratch(kHidden, n * ldh * sizeof(H));
+    clear_odd(h, n);
     int64_t lda;
-    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, n * padded_stride(in) * 4), &lda);
-    multiply_block(rt, xr, lda, 0, n, b1, hidden, in, 0, panels_of(hidden), first(h));
-    multiply_block(rt, h, ldh, row, n, b2, out, hidden, 0, panels_of(out), second);
+    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, n * padded_stride(steps_in) * 4), &lda);
+    multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h));
+    int64_t ldr;
+    const float* hr = Compute<H>::rows(h, ldh, hidden).block(0, n, nullptr, &ldr);
+    multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
   });
 }
 static void mlp(const Runtime& rt, const MlpArgs& a) {

@@ -18,15 +18,21 @@ VK_INLINE void for_pixel_rows(const PatchGrid& g, T* images, int64_t row, const 
       f(image + (c * g.height + i) * g.width, offset);
 }
 
-template <class T>
+// Patches as rows of float32, or of pairs of bfloat16 (`Pairs`).
+template <class T, bool Pairs>
 struct PatchRows {
   PatchGrid grid;
   const T* images;
   const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
-    *lda = padded_stride(grid.in());
+    *lda = padded_stride(Pairs ? (grid.in() + 1) / 2 : grid.in());
     for (int64_t r = 0; r < n; r++) {
       float* out = buffer + r * *lda;
+      if (Pairs && grid.in() % 2) ((bf16*)out)[grid.in()] = bf16{0};
       for_pixel_rows(grid, images, row + r, [&](const T* pixels, int64_t offset) {
+        if constexpr (Pairs) {
+          memcpy((T*)out + offset, pixels, grid.patch_width * sizeof(T));
+          return;
+        }
         int64_t i = 0;
         for (; i + W <= grid.patch_width; i += W) store(out + offset + i, load(pixels + i));
         for (; i < grid.patch_width; i++) out[offset + i] = to_float(pixels[i]);
@@ -43,7 +49,8 @@ static void patch_embed_as(const Runtime& rt, const PatchEmbedArgs& a) {
   Vectors vectors(rt, kVectors, 1, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
-  multiply_all(rt, PatchRows<T>{a.grid, (const T*)a.images}, a.grid.rows(), b, out, in, e);
+  using C = Compute<T>;
+  multiply_all<C::dot>(rt, PatchRows<T, C::pairs>{a.grid, (const T*)a.images}, a.grid.rows(), b, out, C::steps(in), e);
 }
 static void patch_embed(const Runtime& rt, const PatchEmbedArgs& a) {
   with_type(a.type, [&](auto t) { patch_embed_as<decltype(t)>(rt, a); });
@@ -62,7 +69,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
   }
   if (a.dweight || a.dbias)
     weight_gradient(rt, rows, out, in, z, stride,
-                    [&](int64_t, int64_t) { return PatchRows<T>{a.grid, (const T*)a.images}; }, in,
+                    [&](int64_t, int64_t) { return PatchRows<T, false>{a.grid, (const T*)a.images}; }, in,
                     [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);

@@ -139,6 +139,16 @@ VK_INLINE N smaller(N a, N b) { return a < b ? a : b; }
 template <class N>
 VK_INLINE N larger(N a, N b) { return a > b ? a : b; }
 
+// std::conditional: the standard library's inline code must not be compiled per instruction set.
+template <bool Yes, class A, class B>
+struct choose {
+  using type = A;
+};
+template <class A, class B>
+struct choose<false, A, B> {
+  using type = B;
+};
+
 // Runs f(task) for every task on the runtime's threads.
 template <class F>
 VK_INLINE void for_tasks(const Runtime& rt, int64_t tasks, const F& f) {

@@ -1,0 +1,133 @@
+// Attention, forward. A task is some queries of one (image, head): keys and values are packed into
+// panels, then some rows of scores at a time stay in the first-level cache from Q K^T to P V.
+#pragma once
+#include "../args/attention.h"
+#include "attention_tiles.h"
+#include "dropout.h"
+
+namespace vitkern::VITKERN_ISA {
+
+// One (image, head) of the arguments.
+template <class T>
+struct Head {
+  int64_t image, head, index, keys;  // keys: without those that the mask ends with
+  const T *q, *k, *v, *bias;
+  const uint8_t* mask;
+
+  Head(const AttentionArgs& a, int64_t unit) : image(unit / a.heads), head(unit % a.heads), index(unit), keys(a.keys) {
+    q = (const T*)a.q + image * a.q_strides.batch + head * a.q_strides.head;
+    k = (const T*)a.k + image * a.k_strides.batch + head * a.k_strides.head;
+    v = (const T*)a.v + image * a.v_strides.batch + head * a.v_strides.head;
+    bias = a.bias ? (const T*)a.bias + image * a.bias_strides[0] + head * a.bias_strides[1] : nullptr;
+    mask = a.key_padding_mask ? a.key_padding_mask + image * a.keys : nullptr;
+    while (mask && keys > 0 && mask[keys - 1]) keys--;
+  }
+  // Row `row` of a tensor laid out (batch, rows, heads, head_dim).
+  T* row_of(void* tensor, const AttentionArgs& a, int64_t rows, int64_t row) const {
+    return (T*)tensor + ((image * rows + row) * a.heads + head) * a.head_dim;
+  }
+};
+
+// s[0:n] += bias row, whose elements are `stride` apart.
+template <class T>
+static void add_bias(float* s, const T* bias, int64_t stride, int64_t n) {
+  int64_t j = 0;
+  if (stride == 0) {
+    const vf b = splat(to_float(*bias));
+    for (; j < n; j += W) store(s + j, load(s + j) + b);
+    return;
+  }
+  if (stride == 1)
+    for (; j + W <= n; j += W) store(s + j, load(s + j) + load(bias + j));
+  for (; j < n; j++) s[j] += to_float(bias[j * stride]);
+}
+
+// s[j] = -inf where the mask says to ignore key j.
+static void ignore_masked(float* s, const uint8_t* mask, int64_t n) {
+  for (int64_t j = 0; j < n; j++) s[j] = mask[j] ? -kInfinity : s[j];
+}
+
+// Rows of scores at a time: as many as fit the budget, in whole tiles.
+constexpr int64_t kMaxTiles = 8;
+VK_INLINE int64_t tiles_per_block(int64_t row_floats, int64_t budget) {
+  const int64_t tiles = budget / (row_floats * 4 * MR);
+  return larger<int64_t>(1, smaller(tiles, kMaxTiles));
+}
+constexpr int64_t kScoreBytes = 24 << 10;
+
+template <class T, Base B>
+static void attend(const Runtime& rt, const AttentionArgs& a, const Head<T>& h, int64_t first, int64_t last) {
+  const int64_t n = h.keys, d = a.head_dim, padded = round_up(n, W);
+  const int64_t ldq = padded_stride(d), lds = padded_stride(padded);
+  const int64_t tiles_at_once = tiles_per_block(lds, kScoreBytes), block = tiles_at_once * MR;
+
+  float* kt = (float*)rt.scratch(kPanelsB, (packed_floats(n, d) + packed_floats(d, n)) * 4 + 64);
+  float* v = kt + packed_floats(n, d);
+  for (int64_t p = 0; p < panels_of(n); p++) pack_panel_nk(h.k, a.k_strides.row, n, d, p, panel(kt, d, p));
+  for (int64_t p = 0; p < panels_of(d); p++)
+    pack_panel_kn(h.v, a.v_strides.row, d, n, p, panel(v, n, p), [](vf x) { return x; });
+  float* q = (float*)rt.scratch(kOp, block * (ldq + lds) * 4);
+  float* s = q + block * ldq;
+
+  const Dropout dropout(a.dropout_p, a.seed);
+  const float scale = B == Base::two ? a.scale * kLog2e : a.scale;
+  const RowTiles tiles(last - first);
+  int64_t row = first;
+  for (int64_t t0 = 0; t0 < tiles.count; t0 += tiles_at_once) {
+    const int64_t t1 = smaller(t0 + tiles_at_once, tiles.count);
+    int64_t rows = 0;
+    for (int64_t t = t0; t < t1; t++) rows += tiles.size(t);
+    for (int64_t r = 0; r < rows; r++) copy_row(h.q + (row + r) * a.q_strides.row, d, scale, q + r * ldq);
+
+    for (int64_t p = 0; p < panels_of(n); p++) {
+      const int vectors = (int)(panel_width(n, p) / W);
+      for (int64_t t = t0, r = 0; t < t1; r += tiles.size(t), t++)
+        tile_for<ScoreTile>(tiles.size(t), vectors)(d, q + r * ldq, ldq, panel(kt, d, p), s + r * lds + p * NR, lds,
+                                                    nullptr, 0);
+    }
+
+    float factors[kMaxTiles * MR];
+    T* out[kMaxTiles * MR];
+    for (int64_t r = 0; r < rows; r++) {
+      float *w = s + r * lds, top;
+      if (h.bias) add_bias(w, h.bias + (row + r) * a.bias_strides[2], a.bias_strides[3], n);
+      if (h.mask) ignore_masked(w, h.mask, n);
+      end_row(w, n);
+      const float sum = softmax_row<B>(w, padded, &top);
+      const int64_t index = h.index * a.queries + row + r;
+      if (dropout.on) drop(dropout, index, w, padded);
+      if (a.lse) a.lse[index] = log_sum<B>(top, sum);
+      factors[r] = normalizer(sum) * dropout.scale;
+      out[r] = h.row_of(a.out, a, a.queries, row + r);
+    }
+
+    for (int64_t p = 0; p < panels_of(d); p++) {
+      const int vectors = (int)(panel_width(d, p) / W), live = (int)smaller<int64_t>(NR, d - p * NR);
+      for (int64_t t = t0, r = 0; t < t1; r += tiles.size(t), t++)
+        tile_for<ValueTile<T>>(tiles.size(t), vectors)(n, s + r * lds, lds, panel(v, n, p), factors + r, out + r,
+                                                       p * NR, live);
+    }
+    row += rows;
+  }
+}
+
+template <class T>
+static void attention_as(const Runtime& rt, const AttentionArgs& a) {
+  const int64_t units = a.batch * a.heads;
+  if (units == 0 || a.queries == 0) return;
+  // Few heads are cut into pieces of their queries, though every piece packs the keys again.
+  int64_t pieces = 1;
+  if (rt.threads > 1 && units < 4 * rt.threads)
+    pieces = smaller((4 * rt.threads + units - 1) / units, larger<int64_t>(1, a.queries / 64));
+  for_tasks(rt, units * pieces, [&](int64_t task) {
+    const Head<T> head(a, task / pieces);
+    const int64_t i = task % pieces, first = a.queries * i / pieces, last = a.queries * (i + 1) / pieces;
+    if (a.bias) attend<T, Base::e>(rt, a, head, first, last);
+    else attend<T, Base::two>(rt, a, head, first, last);
+  });
+}
+static void attention(const Runtime& rt, const AttentionArgs& a) {
+  with_type(a.type, [&](auto t) { attention_as<decltype(t)>(rt, a); });
+}
+
+}  // namespace vitkern::VITKERN_ISA
