@@ -10,10 +10,12 @@ from vitkern.ops import _cpu
 from vitkern.ops._pending import pending
 from vitkern.ops.attention.call import AttentionCall
 
+_PENDING = pending("attention")
+
 
 def supports(call: AttentionCall) -> list[str]:
     """Reasons to refuse: only those of every op (the mask's dtype is another one)."""
-    return _cpu.refusals(call.q, call.k, call.v, call.bias) or pending("attention")
+    return _cpu.refusals(call.q, call.k, call.v, call.bias) or _PENDING
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

@@ -7,15 +7,12 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops._pending import pending
 from vitkern.ops.linear.call import LinearCall
 
 
 def supports(call: LinearCall) -> list[str]:
     """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.x, call.weight, call.bias, call.gamma, call.residual) or pending(
-        "linear"
-    )
+    return _cpu.refusals(call.x, call.weight, call.bias, call.gamma, call.residual)
 
 
 def forward(call: LinearCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

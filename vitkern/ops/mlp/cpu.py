@@ -7,7 +7,6 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops._pending import pending
 from vitkern.ops.mlp.call import MlpCall
 
 
@@ -15,7 +14,7 @@ def supports(call: MlpCall) -> list[str]:
     """Reasons to refuse: only those of every op."""
     return _cpu.refusals(
         call.x, call.weight1, call.bias1, call.weight2, call.bias2, call.gamma, call.residual
-    ) or pending("mlp")
+    )
 
 
 def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

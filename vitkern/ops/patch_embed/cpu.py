@@ -7,13 +7,12 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops._pending import pending
 from vitkern.ops.patch_embed.call import PatchEmbedCall
 
 
 def supports(call: PatchEmbedCall) -> list[str]:
     """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.images, call.weight, call.bias) or pending("patch_embed")
+    return _cpu.refusals(call.images, call.weight, call.bias)
 
 
 def forward(call: PatchEmbedCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

@@ -10,10 +10,12 @@ from vitkern.ops import _cpu
 from vitkern.ops._pending import pending
 from vitkern.ops.window_attention.call import WindowAttentionCall
 
+_PENDING = pending("window_attention")
+
 
 def supports(call: WindowAttentionCall) -> list[str]:
     """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.qkv, call.bias_table, call.pad) or pending("window_attention")
+    return _cpu.refusals(call.qkv, call.bias_table, call.pad) or _PENDING
 
 
 def forward(call: WindowAttentionCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
