@@ -1,0 +1,82 @@
+"""The named models: which class, with which arguments. Names are timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from vitkern.models.swin_transformer import SwinTransformer
+from vitkern.models.vision_transformer import VisionTransformer
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model's class and the arguments that differ from the class's defaults."""
+
+    model: Callable[..., nn.Module]
+    arguments: Mapping[str, Any]
+
+
+def _vit(embed_dim: int, depth: int, num_heads: int, patch: int, image: int) -> Configuration:
+    return Configuration(
+        VisionTransformer,
+        {
+            "img_size": image,
+            "patch_size": patch,
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+        },
+    )
+
+
+def _swin(
+    embed_dim: int, third_depth: int, first_heads: int, window: int, image: int
+) -> Configuration:
+    return Configuration(
+        SwinTransformer,
+        {
+            "img_size": image,
+            "embed_dim": embed_dim,
+            "depths": (2, 2, third_depth, 2),
+            "num_heads": tuple(first_heads * 2**stage for stage in range(4)),
+            "window_size": window,
+        },
+    )
+
+
+CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
+    {
+        # embed_dim, depth, num_heads, patch size, image size
+        "vit_tiny_patch16_224": _vit(192, 12, 3, 16, 224),
+        "vit_tiny_patch16_384": _vit(192, 12, 3, 16, 384),
+        "vit_small_patch16_224": _vit(384, 12, 6, 16, 224),
+        "vit_small_patch16_384": _vit(384, 12, 6, 16, 384),
+        "vit_small_patch32_224": _vit(384, 12, 6, 32, 224),
+        "vit_base_patch8_224": _vit(768, 12, 12, 8, 224),
+        "vit_base_patch16_224": _vit(768, 12, 12, 16, 224),
+        "vit_base_patch16_384": _vit(768, 12, 12, 16, 384),
+        "vit_base_patch32_224": _vit(768, 12, 12, 32, 224),
+        "vit_base_patch32_384": _vit(768, 12, 12, 32, 384),
+        "vit_large_patch14_224": _vit(1024, 24, 16, 14, 224),
+        "vit_large_patch16_224": _vit(1024, 24, 16, 16, 224),
+        "vit_large_patch16_384": _vit(1024, 24, 16, 16, 384),
+        "vit_large_patch32_384": _vit(1024, 24, 16, 32, 384),
+        "vit_huge_patch14_224": _vit(1280, 32, 16, 14, 224),
+        "deit_tiny_patch16_224": _vit(192, 12, 3, 16, 224),
+        "deit_small_patch16_224": _vit(384, 12, 6, 16, 224),
+        "deit_base_patch16_224": _vit(768, 12, 12, 16, 224),
+        "deit_base_patch16_384": _vit(768, 12, 12, 16, 384),
+        # embed_dim, blocks of the third stage, heads of the first stage, window, image size
+        "swin_tiny_patch4_window7_224": _swin(96, 6, 3, 7, 224),
+        "swin_small_patch4_window7_224": _swin(96, 18, 3, 7, 224),
+        "swin_base_patch4_window7_224": _swin(128, 18, 4, 7, 224),
+        "swin_base_patch4_window12_384": _swin(128, 18, 4, 12, 384),
+        "swin_large_patch4_window7_224": _swin(192, 18, 6, 7, 224),
+        "swin_large_patch4_window12_384": _swin(192, 18, 6, 12, 384),
+    }
+)

@@ -1,0 +1,60 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from typing import Any
+
+from torch import nn
+
+from vitkern.models.checkpoint import load_checkpoint
+from vitkern.models.configurations import CONFIGURATIONS
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that :func:`create_model` knows, in alphabetical order.
+
+    Args:
+        pattern: shell-style wildcards, such as ``"vit_*_384"``.
+    """
+    return sorted(fnmatch.filter(CONFIGURATIONS, pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """A named model, in training mode, on the default device and in the default dtype.
+
+    Args:
+        name: one of :func:`list_models`; timm's names.
+        checkpoint: a local .safetensors, .pt or .pth file with weights in timm's layout; freshly
+            initialised weights if None.
+        num_classes: logits; 1000 if None, 0 leaves the head out.
+        overrides: other arguments of the model's class, in place of the configuration's.
+
+    Returns:
+        A :class:`VisionTransformer` or a :class:`SwinTransformer`.
+
+    Raises:
+        TypeError: an argument that the class does not have, or of a wrong type.
+        ValueError: an unknown name, an argument out of range, or a checkpoint that does not fit.
+        FileNotFoundError: ``checkpoint`` is not a file.
+    """
+    if name not in CONFIGURATIONS:
+        close = difflib.get_close_matches(str(name), CONFIGURATIONS, n=3, cutoff=0.5)
+        hint = f"close matches: {', '.join(close)}" if close else "list_models() lists all names"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    configuration = CONFIGURATIONS[name]
+    arguments = {**configuration.arguments, **overrides}
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    model = configuration.model(**arguments)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
