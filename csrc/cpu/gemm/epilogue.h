@@ -1,6 +1,7 @@
 // What happens to a tile of a product before it is stored: bias, activation, LayerScale, residual.
 #pragma once
 #include "../simd/math.h"
+#include "micro.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -21,6 +22,59 @@ struct Epilogue {
   const T* derivative_at = nullptr;  // gives where to take the derivative
   int64_t side_stride = 0;
 };
+
+// The common epilogues of whole float32 tiles: out = residual + gamma * activation(tile + bias).
+// Returns false, with nothing done, for those that need more (see Epilogue).
+template <class T>
+VK_INLINE bool simple(const Epilogue<T>& e, int64_t row, int64_t column, TileEpilogue* t) {
+  if constexpr (sizeof(T) == 4) {
+    if (e.pre || e.product || e.derivative_at) return false;
+    *t = {e.out + row * e.out_stride + column, e.out_stride, e.bias ? e.bias + column : nullptr,
+          e.gamma ? e.gamma + column : nullptr,
+          e.residual ? e.residual + row * e.residual_stride + column : nullptr, e.residual_stride};
+    return true;
+  }
+  return false;
+}
+
+// A tile of NVEC vectors a row through an activation. Its own function, so that the constants of the
+// polynomial stay in registers for the whole tile.
+template <Activation F, int NVEC>
+static __attribute__((noinline)) void activate_tile(const float* tile, int64_t stride, int rows, TileEpilogue e) {
+  for (int r = 0; r < rows; r++) {
+    vf x[NVEC];
+    VK_UNROLL
+    for (int j = 0; j < NVEC; j++) {
+      x[j] = load(tile + r * stride + j * W);
+      if (e.bias) x[j] = x[j] + load(e.bias + j * W);
+      x[j] = activate(F, x[j]);
+      if (e.gamma) x[j] = x[j] * load(e.gamma + j * W);
+      if (e.residual) x[j] = x[j] + load(e.residual + r * e.residual_stride + j * W);
+      store(e.out + r * e.out_stride + j * W, x[j]);
+    }
+  }
+}
+template <Activation F>
+VK_INLINE void activate_tile(const float* tile, int64_t stride, int rows, int vectors, const TileEpilogue& e) {
+#if VITKERN_WIDTH == 16
+  if (vectors == 3) return activate_tile<F, 3>(tile, stride, rows, e);
+#endif
+  return vectors == 2 ? activate_tile<F, 2>(tile, stride, rows, e) : activate_tile<F, 1>(tile, stride, rows, e);
+}
+VK_INLINE void activate_tile(Activation f, const float* tile, int64_t stride, int rows, int vectors,
+                             const TileEpilogue& e) {
+  switch (f) {
+#define VK_CASE(F) \
+  case Activation::F: return activate_tile<Activation::F>(tile, stride, rows, vectors, e)
+    VK_CASE(none);
+    VK_CASE(gelu);
+    VK_CASE(gelu_tanh);
+    VK_CASE(relu);
+    VK_CASE(silu);
+    VK_CASE(quick_gelu);
+#undef VK_CASE
+  }
+}
 
 // Asks for the lines that `finish_tile` will write and read, while the tile is being computed: they
 // lie a row apart, where no hardware prefetcher looks.

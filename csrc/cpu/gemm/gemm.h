@@ -94,13 +94,27 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
       const int64_t width = panel_width(columns, p), column = p * NR;
       const float* b = panel(packed, k, p) + k0 * width;
       const int live = (int)smaller<int64_t>(NR, columns - column);
+      // The next panel comes from memory or the third-level cache: ask for it a slice at a time while
+      // the tiles of this one are computed.
+      const bool last_panel = p + 1 == last;
+      const char* next = (const char*)(last_panel ? panel(packed, k, first) + smaller(k0 + kn, k - 1) * NR
+                                                  : panel(packed, k, p + 1) + k0 * width);
+      const int64_t slice = (kn * width * 4 / tiles.count + 63) / 64 * 64;
       int64_t r = 0;
       for (int64_t t = 0; t < tiles.count; t++) {
         const int m = tiles.size(t);
+        for (int64_t line = 0; line < slice; line += 64) __builtin_prefetch(next + t * slice + line, 0, 2);
         if (final) prefetch_tile(epilogue, row + r, m, column);
         float* c = pieces > 1 ? sums + r * lds + (p - first) * NR : sums;
-        tile_function<ALayout::row_major, D>(m, (int)(width / W))(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0);
-        if (final) finish_tile(epilogue, row + r, m, column, live, c, lds);
+        // Where it can, the tile applies the epilogue in registers, or the activation follows at once.
+        TileEpilogue e;
+        const bool easy = final && live == width && simple(epilogue, row + r, column, &e);
+        const bool in_registers = easy && epilogue.activation == Activation::none;
+        const int vectors = (int)(width / W);
+        tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0,
+                                                         in_registers ? &e : nullptr);
+        if (easy && !in_registers) activate_tile(epilogue.activation, c, lds, m, vectors, e);
+        else if (final && !easy) finish_tile(epilogue, row + r, m, column, live, c, lds);
         r += m;
       }
     }

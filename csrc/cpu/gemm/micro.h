@@ -95,10 +95,20 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
 // which keeps the rounding error near that of the libraries (they block K as well).
 constexpr int64_t kChain = 256;
 
-// C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B.
+// What a tile does with its result while it is still in registers, in place of storing it to C:
+// out = residual + gamma * (C + bias). Null vectors and matrices drop out.
+struct TileEpilogue {
+  float* out;
+  int64_t out_stride;
+  const float *bias, *gamma;
+  const float* residual;
+  int64_t residual_stride;
+};
+
+// C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B, or what `finish` makes of it.
 template <int M, int NVEC, ALayout L, Dot D>
 static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
-                 bool accumulate) {
+                 bool accumulate, const TileEpilogue* finish) {
   const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
   const int64_t step = (k / chains + kUnroll) / kUnroll * kUnroll;
   do {
@@ -115,6 +125,34 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
         VK_UNROLL
         for (int j = 0; j < NVEC; j++) acc[r][j] = acc[r][j] + load(c + r * ldc + j * W);
     }
+    k -= n;
+    if (finish && k == 0) {
+      if (finish->bias) {
+        VK_UNROLL
+        for (int j = 0; j < NVEC; j++) {
+          const vf bias = load(finish->bias + j * W);
+          VK_UNROLL
+          for (int r = 0; r < M; r++) acc[r][j] = acc[r][j] + bias;
+        }
+      }
+      if (finish->gamma) {
+        VK_UNROLL
+        for (int j = 0; j < NVEC; j++) {
+          const vf gamma = load(finish->gamma + j * W);
+          VK_UNROLL
+          for (int r = 0; r < M; r++) acc[r][j] = acc[r][j] * gamma;
+        }
+      }
+      if (finish->residual) {
+        VK_UNROLL
+        for (int r = 0; r < M; r++)
+          VK_UNROLL
+          for (int j = 0; j < NVEC; j++)
+            acc[r][j] = acc[r][j] + load(finish->residual + r * finish->residual_stride + j * W);
+      }
+      c = finish->out;
+      ldc = finish->out_stride;
+    }
     VK_UNROLL
     for (int r = 0; r < M; r++)
       VK_UNROLL
@@ -122,16 +160,20 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
     accumulate = true;
     a += L == ALayout::row_major ? n : n * lda;
     b += n * NVEC * W;
-    k -= n;
   } while (k > 0);
 }
 
-typedef void (*TileFunction)(int64_t k, const float* a, int64_t lda, const float* b, float* c,
-                             int64_t ldc, bool accumulate);
+struct TileFunction {
+  void (*function)(int64_t, const float*, int64_t, const float*, float*, int64_t, bool, const TileEpilogue*);
+  void operator()(int64_t k, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, bool accumulate,
+                  const TileEpilogue* finish = nullptr) const {
+    function(k, a, lda, b, c, ldc, accumulate, finish);
+  }
+};
 
 template <ALayout L, Dot D, int NVEC, int... M>
 struct TileRow {
-  static constexpr TileFunction functions[] = {tile<M, NVEC, L, D>...};
+  static constexpr TileFunction functions[] = {{tile<M, NVEC, L, D>}...};
 };
 template <ALayout L, Dot D, int NVEC>
 VK_INLINE TileFunction tile_of(int m) {
