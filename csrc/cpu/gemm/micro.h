@@ -49,7 +49,7 @@ enum class ALayout { row_major, transposed };
 constexpr int kUnroll = 2;
 
 // acc += A[0:M, 0:k] * B[0:k, 0:NVEC*W], with B's rows one after the other.
-template <int M, int NVEC, ALayout L, Dot D>
+template <int M, int NVEC, ALayout L, Dot D = Dot::f32>
 VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, vf (&acc)[M][NVEC]) {
   constexpr int ldb = NVEC * W;
   // Row pointers, three rows each, kept apart from the compiler's induction variables (it spills).
