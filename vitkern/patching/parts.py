@@ -30,14 +30,16 @@ _ACTIVATIONS = {
 }
 _activation_names: dict[type, str | None] = {nn.Identity: None}
 
-# Types of a parameter that hold nothing but numbers; others (quantized weights, DTensors) mean
-# that reading ``weight`` is not all there is to it. Fake tensors stand for plain ones.
-PLAIN_TENSORS = frozenset((nn.Parameter, torch.Tensor, type(None)))
-
 
 def is_plain(tensor: Any) -> bool:
-    """Whether a parameter is an ordinary tensor (or None, or fake: it stands for one)."""
-    return type(tensor) in PLAIN_TENSORS or type(tensor).__module__.startswith("torch._subclasses")
+    """Whether a parameter is an ordinary tensor (or None, or fake: it stands for one).
+
+    Of others (quantized weights, DTensors) it is not enough to read the numbers.
+    """
+    cls = type(tensor)
+    if cls in (nn.Parameter, torch.Tensor, type(None)):
+        return True
+    return cls.__module__.startswith("torch._subclasses")
 
 
 def role_reasons(name: str, module: nn.Module | None, paths: tuple[str, ...]) -> list[str]:

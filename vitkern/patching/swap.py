@@ -14,10 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from vitkern.patching.adapter import Adapter
 from vitkern.patching.classes import title
-from vitkern.patching.parts import PLAIN_TENSORS, is_plain
 from vitkern.patching.registry import adapters
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Swap:
@@ -76,8 +73,7 @@ class Swap:
     @torch.compiler.assume_constant_result
     def _may_fuse(self) -> bool:
         """Whether the module is as the adapter wants it, and no hook would be bypassed."""
-        module = self._owner()
-        assert module is not None  # __call__ holds it
+        module = self._module()
         snapshot = self._snapshot
         if snapshot is None or snapshot.outdated(module):
             snapshot = self._snapshot = Snapshot(module, self)
@@ -136,6 +132,10 @@ def swap_of(module: nn.Module) -> Swap | None:
     return forward if type(forward) is Swap else None
 
 
+def _types(tensors: dict[str, Any]) -> tuple[type, ...]:
+    return tuple(map(type, tensors.values()))
+
+
 class Snapshot:
     """The descendants of a module when its adapter last looked at it.
 
@@ -144,45 +144,38 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, swap: Swap) -> None:
+        modules = list(module.modules())
         units = {id(module._modules.get(name)) for name in swap.units}
         self.backend = swap.backend
         self.cls = type(module)
-        self.parameters = module._parameters
-        self.parameter_names = tuple(module._parameters)
-        self.families = []
-        self.children = []
-        for child in module.modules():
-            if child._modules:
-                self.families.append((child._modules, tuple(child._modules.values())))
-            if child is not module:
-                parameters = child._parameters
-                self.children.append(
-                    (child, type(child), parameters, tuple(parameters), id(child) in units)
-                )
+        self.families = [(m._modules, tuple(m._modules.values())) for m in modules if m._modules]
+        self.parameters = [
+            (m._parameters, tuple(m._parameters), _types(m._parameters))
+            for m in modules
+            if m._parameters
+        ]
+        # Of the module itself nothing is kept: it owns this, and would become a cycle.
+        self.children = [(m, type(m), m.__dict__, id(m) in units) for m in modules[1:]]
         self.reasons = swap.adapter.match(module).reasons
 
     def outdated(self, module: nn.Module) -> bool:
         """Whether modules or parameters were replaced by others, so that the adapter must look."""
-        if type(module) is not self.cls or tuple(self.parameters) != self.parameter_names:
+        if type(module) is not self.cls:
             return True
-        for tensor in self.parameters.values():
-            if type(tensor) not in PLAIN_TENSORS and not is_plain(tensor):
-                return True
         for modules, children in self.families:
             if tuple(modules.values()) != children:
                 return True
-        for child, cls, parameters, names, _ in self.children:
-            if type(child) is not cls or tuple(parameters) != names:
+        for tensors, names, types in self.parameters:
+            if tuple(tensors) != names or _types(tensors) != types:
                 return True
-            for tensor in parameters.values():
-                if type(tensor) not in PLAIN_TENSORS and not is_plain(tensor):
-                    return True
+        for child, cls, _, _ in self.children:  # noqa: SIM110 - faster than any()
+            if type(child) is not cls:
+                return True
         return False
 
     def watched(self) -> bool:
         """Whether a descendant has hooks or a forward of its own, which only its call runs."""
-        for child, _, _, _, unit in self.children:
-            state = child.__dict__
+        for _, _, state, unit in self.children:
             if (
                 state["_forward_hooks"]
                 or state["_forward_pre_hooks"]
@@ -190,10 +183,8 @@ class Snapshot:
                 or state["_backward_pre_hooks"]
             ):
                 return True
-            forward = state.get("forward")
-            if forward is None:
-                if unit:
-                    return True  # unpatched by itself
-            elif type(forward) is not Swap or forward.backend != self.backend:
-                return True
+            if unit or "forward" in state:
+                forward = state.get("forward")  # a unit without one was unpatched by itself
+                if type(forward) is not Swap or forward.backend != self.backend:
+                    return True
         return False

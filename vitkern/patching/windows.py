@@ -114,16 +114,32 @@ class SwinBlock(Adapter):
             pad_first=False,
             backend=backend,
         )
-        x = compute.project(
-            y,
-            attn._modules["proj"],
-            attn._modules["proj_drop"],
-            backend,
-            drop_path=m["drop_path1"],
-            residual=x,
-        )
+        proj, dropout = attn._modules["proj"], attn._modules["proj_drop"]
+        if parts.active(dropout):
+            y = compute.linear(proj, y, backend)
+            y = y * _dropped(dropout, y, window, module.shift_size)
+            x = compute.join(y, m["drop_path1"], x)
+        else:
+            x = compute.project(y, proj, dropout, backend, drop_path=m["drop_path1"], residual=x)
         y = compute.layer_norm(m["norm2"], x, backend)
         return self.mlp.perceptron(m["mlp"], y, backend, drop_path=m["drop_path2"], residual=x)
+
+
+def _dropped(
+    dropout: nn.Module, like: torch.Tensor, window: tuple[int, int], shift: tuple[int, int]
+) -> torch.Tensor:
+    """What a dropout multiplies a map with, if it acts on the map's windows, as in the original.
+
+    It is drawn for the windows of the shifted and padded map and put back into the map's order.
+    """
+    batch, height, width, channels = like.shape
+    rows, columns = -(-height // window[0]), -(-width // window[1])
+    ones = like.new_ones((batch * rows * columns, window[0] * window[1], channels))
+    factors = dropout(ones).reshape(batch, rows, columns, *window, channels)
+    factors = factors.transpose(2, 3).reshape(
+        batch, rows * window[0], columns * window[1], channels
+    )
+    return factors[:, :height, :width].roll(shift, (1, 2))
 
 
 class PatchMerging(Adapter):
