@@ -45,7 +45,7 @@ struct ScoreTile {
         VK_UNROLL
         for (int j = 0; j < Vectors; j++) acc[r][j] = load(start + r * ld_start + j * W);
     }
-    multiply<M, Vectors, ALayout::row_major>(k, q, ldq, kt, acc);
+    multiply<M, Vectors, ALayout::row_major, Dot::f32>(k, q, ldq, kt, acc);
     VK_UNROLL
     for (int r = 0; r < M; r++)
       VK_UNROLL
@@ -61,12 +61,31 @@ struct ValueTile {
   template <int M, int Vectors>
   static void run(int64_t k, const float* p, int64_t ldp, const float* v, const float* factors, T* const* rows,
                   int64_t column, int live) {
+    // Long sums are sums of shorter ones, which keeps the rounding error small.
+    alignas(64) float sums[M][Vectors * W];
     vf acc[M][Vectors];
-    VK_UNROLL
-    for (int r = 0; r < M; r++)
+    for (bool first = true;; first = false) {
+      const int64_t n = k < kChain + kChain / 2 ? k : kChain;
       VK_UNROLL
-      for (int j = 0; j < Vectors; j++) acc[r][j] = vf{};
-    multiply<M, Vectors, ALayout::row_major>(k, p, ldp, v, acc);
+      for (int r = 0; r < M; r++)
+        VK_UNROLL
+        for (int j = 0; j < Vectors; j++) acc[r][j] = vf{};
+      multiply<M, Vectors, ALayout::row_major, Dot::f32>(n, p, ldp, v, acc);
+      if (!first) {
+        VK_UNROLL
+        for (int r = 0; r < M; r++)
+          VK_UNROLL
+          for (int j = 0; j < Vectors; j++) acc[r][j] = acc[r][j] + load(&sums[r][j * W]);
+      }
+      k -= n;
+      if (k == 0) break;
+      VK_UNROLL
+      for (int r = 0; r < M; r++)
+        VK_UNROLL
+        for (int j = 0; j < Vectors; j++) store(&sums[r][j * W], acc[r][j]);
+      p += n;
+      v += n * Vectors * W;
+    }
     if (live == Vectors * W) {
       VK_UNROLL
       for (int r = 0; r < M; r++) {
