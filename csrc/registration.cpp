@@ -82,4 +82,22 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
       "Tensor lse, int num_heads, int window_height, int window_width, int shift_height, "
       "int shift_width, float scale, bool pad_first, bool need_qkv, bool need_table, bool need_pad) "
       "-> (Tensor dqkv, Tensor dbias_table, Tensor dpad)");
+
+  // Whole halves of a transformer block, for inference. y = x + gamma * f(layer_norm(x)).
+  // f = projection(attention(qkv(.))), x (B, N, C):
+  m.def(
+      "attention_block(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, Tensor qkv_weight, "
+      "Tensor? qkv_packed, Tensor? qkv_bias, Tensor proj_weight, Tensor? proj_packed, Tensor? proj_bias, "
+      "Tensor? gamma, int num_heads, float scale) -> Tensor");
+  // The same with shifted windows on x (B, H, W, C); padded positions are zero before qkv.
+  m.def(
+      "window_attention_block(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, "
+      "Tensor qkv_weight, Tensor? qkv_packed, Tensor? qkv_bias, Tensor proj_weight, Tensor? proj_packed, "
+      "Tensor? proj_bias, Tensor? gamma, Tensor? bias_table, int num_heads, int window_height, "
+      "int window_width, int shift_height, int shift_width, float scale, bool pad_first) -> Tensor");
+  // f = mlp, x (..., C):
+  m.def(
+      "mlp_block(Tensor x, Tensor? norm_weight, Tensor? norm_bias, float eps, Tensor weight1, "
+      "Tensor? packed1, Tensor? bias1, Tensor weight2, Tensor? packed2, Tensor? bias2, int activation, "
+      "Tensor? gamma) -> Tensor");
 }

@@ -2,6 +2,7 @@
 // Arguments are plain structs in csrc/cpu/args/; the pointers are valid and the shapes are checked.
 #pragma once
 #include "args/attention.h"
+#include "args/attention_block.h"
 #include "args/layer_norm.h"
 #include "args/linear.h"
 #include "args/patch_embed.h"
@@ -30,6 +31,8 @@ struct Kernels {
   void (*attention_backward)(const Runtime&, const AttentionBackwardArgs&);
   void (*window_attention)(const Runtime&, const WindowAttentionArgs&);
   void (*window_attention_backward)(const Runtime&, const WindowAttentionBackwardArgs&);
+  void (*attention_block)(const Runtime&, const AttentionBlockArgs&);
+  void (*window_block)(const Runtime&, const WindowBlockArgs&);
 };
 
 // The table of the instruction set in use (the widest that runs here, unless a test chose another).

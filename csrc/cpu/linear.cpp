@@ -4,11 +4,6 @@
 namespace vitkern {
 namespace {
 
-// A weight with its prepacked form; the tensors outlive the struct.
-Weight weight_of(const Tensor& weight, const Maybe& packed) {
-  return {data(weight), data(packed), packed ? packed->numel() : 0, weight.size(0), weight.size(1)};
-}
-
 Tensor pack_weight(Tensor weight) {
   weight = dense(weight);
   const Kernels& k = kernels();
@@ -71,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp(Tensor x, Tensor weight1, Maybe packed1, 
          out2 = empty_if(save && gamma, x, with_last(x, out));
   std::optional<RowsView> res;
   if (residual) res = rows_view(*residual);
-  kernels().mlp(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, weight_of(weight1, packed1),
+  kernels().mlp(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, Norm{}, weight_of(weight1, packed1),
                             data(bias1), weight_of(weight2, packed2), data(bias2), (Activation)activation, data(gamma),
                             res ? data(res->tensor) : nullptr, res ? res->stride : 0, data(y),
                             data(pre1), data(out2)});

@@ -13,6 +13,15 @@ struct Weight {
   int64_t out, in;
 };
 
+// A layer norm of the rows of x on their way into the product.
+struct Norm {
+  bool on;
+  Type type;  // of weight and bias
+  const void* weight;
+  const void* bias;
+  float eps;
+};
+
 struct PackArgs {
   Type type;
   const void* weight;
@@ -49,12 +58,14 @@ struct LinearBackwardArgs {
   void *dx, *dweight, *dbias, *dgamma;
 };
 
-// y = residual + gamma * (activation(x weight1^T + bias1) weight2^T + bias2)
+// y = residual + gamma * (activation(x weight1^T + bias1) weight2^T + bias2), x normalised first where
+// the norm is on.
 struct MlpArgs {
   Type type;
   int64_t rows;
   const void* x;
   int64_t x_stride;
+  Norm norm;
   Weight weight1;
   const void* bias1;
   Weight weight2;

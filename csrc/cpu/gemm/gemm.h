@@ -154,7 +154,9 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
   for_tasks(rt, grid.tasks(), [&](int64_t i) {
     const Grid::Task t = grid.task(i);
     int64_t lda;
-    float* buffer = (float*)rt.scratch(kRowsA, t.n * padded_stride(k) * 4);
+    // One row more than the block has, for sources that need it (NormalizedRows); with pairs of
+    // bfloat16 that row is as long as two.
+    float* buffer = (float*)rt.scratch(kRowsA, (t.n + 2) * padded_stride(k) * 4);
     const float* a = source.block(t.row, t.n, buffer, &lda);
     multiply_block<D>(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue);
   });

@@ -2,20 +2,16 @@
 // defines VITKERN_ISA, VITKERN_WIDTH and VITKERN_RUNS_HERE (an expression) first.
 #pragma once
 #include "../kernels.h"
+#include "../kernels/attention.h"
+#include "../kernels/attention_backward.h"
+#include "../kernels/attention_block.h"
 #include "../kernels/layer_norm.h"
 #include "../kernels/linear.h"
 #include "../kernels/mlp.h"
 #include "../kernels/patch_embed.h"
 #include "../kernels/peak.h"
-
-#if __has_include("../kernels/attention.h")
-#include "../kernels/attention.h"
-#define VK_HAVE_ATTENTION
-#endif
-#if __has_include("../kernels/window_attention.h")
 #include "../kernels/window_attention.h"
-#define VK_HAVE_WINDOW
-#endif
+#include "../kernels/window_backward.h"
 
 #define VK_STRING_(x) #x
 #define VK_STRING(x) VK_STRING_(x)
@@ -37,14 +33,12 @@ const Kernels table = {
     .patch_embed_backward = patch_embed_backward,
     .layer_norm = layer_norm,
     .layer_norm_backward = layer_norm_backward,
-#ifdef VK_HAVE_ATTENTION
     .attention = attention,
     .attention_backward = attention_backward,
-#endif
-#ifdef VK_HAVE_WINDOW
     .window_attention = window_attention,
     .window_attention_backward = window_attention_backward,
-#endif
+    .attention_block = attention_block,
+    .window_block = window_block,
 };
 
 }  // namespace vitkern::VITKERN_ISA

@@ -1,6 +1,7 @@
 // mlp: two linear layers and what is between them. The hidden rows of a block never leave the cache.
 #pragma once
 #include "linear.h"
+#include "normalized_rows.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -31,12 +32,11 @@ struct Activated {
   }
 };
 
-template <class T>
-static void mlp_as(const Runtime& rt, const MlpArgs& a) {
+template <class T, class Source>
+static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors& vectors) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
   const float* b1 = transposed_weight<T>(rt, kPackedB, a.weight1);
   const float* b2 = transposed_weight<T>(rt, kPackedB2, a.weight2);
-  Vectors vectors(rt, kVectors, 3, larger(hidden, out));
   const float* bias1 = vectors.add((const T*)a.bias1, hidden);
 
   Epilogue<T> second{(T*)a.y, out};
@@ -47,7 +47,6 @@ static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   second.product = (T*)a.out2;
   second.side_stride = out;
   using C = Compute<T>;
-  const auto x = C::rows((const T*)a.x, a.x_stride, in);
   const int64_t steps_in = C::steps(in), steps_hidden = C::steps(hidden);
 
   if (a.rows == 0 || out == 0) return;
@@ -91,12 +90,18 @@ static void mlp_as(const Runtime& rt, const MlpArgs& a) {
     H* h = (H*)rt.scratch(kHidden, n * ldh * sizeof(H));
     clear_odd(h, n);
     int64_t lda;
-    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, n * padded_stride(steps_in) * 4), &lda);
+    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, (n + 1) * padded_stride(in) * 4), &lda);
     multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h));
     int64_t ldr;
     const float* hr = Compute<H>::rows(h, ldh, hidden).block(0, n, nullptr, &ldr);
     multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
   });
+}
+template <class T>
+static void mlp_as(const Runtime& rt, const MlpArgs& a) {
+  const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
+  Vectors vectors(rt, kVectors, 5, larger(larger(hidden, out), in));
+  with_rows((const T*)a.x, a.x_stride, in, a.norm, vectors, [&](const auto& x) { mlp_of<T>(rt, a, x, vectors); });
 }
 static void mlp(const Runtime& rt, const MlpArgs& a) {
   with_type(a.type, [&](auto t) { mlp_as<decltype(t)>(rt, a); });
