@@ -47,8 +47,10 @@ def backends(op: str) -> list[str]:
 
 
 def isas(backend: str) -> list[str | None]:
-    """Instruction sets to test a backend on; None is the one it chooses itself."""
-    return list(_cpu.isas()[:-1]) if backend == "cpu" else []
+    """Instruction sets to test a backend on, beside the one it chooses itself."""
+    if backend != "cpu":
+        return []
+    return [isa for isa in _cpu.isas() if isa != torch.ops.vitkern_cpu.isa()]
 
 
 @contextmanager
@@ -115,6 +117,13 @@ def params(
 
 
 ARGUMENTS = "op, backend, isa, case, dtype, layout"
+
+
+def arguments(op: str, call: Any) -> dict[str, Any]:
+    """The keyword arguments of the public function that make this call."""
+    names = {"window": "window_size", "shift": "shift_size", "pad": "pad_value"}
+    values = zip(call._fields, call, strict=True)
+    return {names.get(name, name): value for name, value in values if name != "seed"}
 
 
 def floating(call: Any) -> dict[str, torch.Tensor]:

@@ -1,0 +1,135 @@
+"""Under autocast ops give what PyTorch's own layers give: the same dtypes, much the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.ops import harness
+from vitkern import ops
+
+BF16, F32 = torch.bfloat16, torch.float32
+
+
+def _autocast() -> torch.autocast:
+    return torch.autocast("cpu", dtype=BF16)
+
+
+def _leaves(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+def _same(
+    ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor], leaves: list[torch.Tensor]
+) -> torch.Tensor:
+    with _autocast():
+        got, expected = ours(), theirs()
+    assert got.dtype == expected.dtype
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0.05)
+    upstream = torch.randn_like(got)
+    for one, other in zip(
+        torch.autograd.grad(got, leaves, upstream),
+        torch.autograd.grad(expected, leaves, upstream),
+        strict=True,
+    ):
+        assert one.dtype == other.dtype == F32
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.03 * other.abs().max().item())
+    return got
+
+
+@pytest.mark.parametrize("backend", harness.backends("linear"))
+def test_linear(backend: str) -> None:
+    x, w, b = _leaves((2, 5, 16), (24, 16), (24,))
+    got = _same(
+        lambda: ops.linear(x, w, b, activation="gelu", backend=backend),
+        lambda: F.gelu(F.linear(x, w, b)),
+        [x, w, b],
+    )
+    assert got.dtype == BF16
+
+
+@pytest.mark.parametrize("backend", harness.backends("linear"))
+def test_linear_with_a_float32_residual(backend: str) -> None:
+    x, w, b, g, r = _leaves((2, 5, 16), (24, 16), (24,), (24,), (2, 5, 24))
+    got = _same(
+        lambda: ops.linear(x, w, b, gamma=g, residual=r, backend=backend),
+        lambda: r + F.linear(x, w, b) * g,
+        [x, w, b, g, r],
+    )
+    assert got.dtype == F32
+
+
+@pytest.mark.parametrize("backend", harness.backends("mlp"))
+def test_mlp(backend: str) -> None:
+    x, w1, b1, w2, b2 = _leaves((2, 5, 16), (32, 16), (32,), (16, 32), (16,))
+    got = _same(
+        lambda: ops.mlp(x, w1, b1, w2, b2, residual=x, backend=backend),
+        lambda: x + F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2),
+        [x, w1, b1, w2, b2],
+    )
+    assert got.dtype == F32
+
+
+@pytest.mark.parametrize("backend", harness.backends("patch_embed"))
+def test_patch_embed(backend: str) -> None:
+    x, w, b = _leaves((2, 3, 8, 12), (16, 3, 4, 4), (16,))
+    got = _same(
+        lambda: ops.patch_embed(x, w, b, backend=backend),
+        lambda: F.conv2d(x, w, b, stride=4).flatten(2).transpose(1, 2),
+        [x, w, b],
+    )
+    assert got.dtype == BF16
+
+
+@pytest.mark.parametrize("backend", harness.backends("attention"))
+def test_attention(backend: str) -> None:
+    q, k, v, bias = _leaves((2, 3, 9, 16), (2, 3, 11, 16), (2, 3, 11, 16), (3, 9, 11))
+    got = _same(
+        lambda: ops.attention(q, k, v, bias=bias, backend=backend),
+        lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(2, -1, -1, -1)),
+        [q, k, v, bias],
+    )
+    assert got.dtype == BF16
+
+
+@pytest.mark.parametrize("backend", harness.backends("window_attention"))
+def test_window_attention(backend: str) -> None:
+    qkv, table, pad = _leaves((2, 7, 9, 24), (49, 2), (24,))
+    options = {"num_heads": 2, "window_size": 4, "shift_size": 2}
+    got = _same(
+        lambda: ops.window_attention(qkv, table, pad_value=pad, **options, backend=backend),
+        lambda: ops.window_attention(
+            qkv.bfloat16(), table.bfloat16(), pad_value=pad.bfloat16(), **options, backend="eager"
+        ),
+        [qkv, table, pad],
+    )
+    assert got.dtype == BF16
+
+
+@pytest.mark.parametrize("backend", harness.backends("layer_norm"))
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+def test_layer_norm_keeps_the_dtype(backend: str, dtype: torch.dtype) -> None:
+    """On the CPU autocast leaves layer_norm alone."""
+    x, w, b = torch.randn(5, 48).to(dtype), torch.rand(48), torch.randn(48)
+    with _autocast():
+        got = ops.layer_norm(x, w, b, backend=backend)
+        expected = F.layer_norm(x, (48,), w, b)
+    assert got.dtype == expected.dtype == dtype
+    torch.testing.assert_close(got, expected)
+
+
+def test_float64_is_left_alone() -> None:
+    x, w = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    with _autocast():
+        assert ops.linear(x, w).dtype == F.linear(x, w).dtype == torch.float64
+
+
+def test_other_dtypes_go_together_under_autocast_only() -> None:
+    x, w = torch.randn(3, 4), torch.randn(2, 4).bfloat16()
+    with _autocast():
+        assert ops.linear(x, w).dtype == BF16
+    with pytest.raises(TypeError, match=r"weight is torch\.bfloat16 but x"):
+        ops.linear(x, w)

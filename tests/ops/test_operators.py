@@ -1,0 +1,83 @@
+"""The registered operators: schemas, and fake implementations with the right shapes and strides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.ops import harness
+from vitkern.dispatch import OPERATORS
+from vitkern.ops import _cpu
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps every call of an operator of the library, with its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "vitkern_cpu":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def _recorded(op: str, case: Any, dtype: torch.dtype, grad: bool) -> list[Any]:
+    call = harness.make(op, case, dtype)
+    with _Recorder() as recorder:
+        harness.evaluate(harness.runner(op, "cpu"), call, grad=grad)
+    return recorder.calls
+
+
+CPU_OPS = [op for op in harness.OPS if "cpu" in harness.kernels(op)]
+EDGES = [(op, case) for op in CPU_OPS for case in harness.cases(op, "edge")]
+
+
+@pytest.mark.parametrize("op, case", EDGES, ids=[f"{op}-{case.name}" for op, case in EDGES])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+def test_fake_is_like_real(op: str, case: Any, grad: bool, dtype: torch.dtype) -> None:
+    """Sizes, strides and dtypes, of every output of every operator."""
+    calls = _recorded(op, case, dtype, grad)
+    assert len(calls) >= (2 if grad else 1)
+    for operator, args in calls:
+        real = operator(*args)
+        with FakeTensorMode() as mode:
+            fake = operator(*(mode.from_tensor(a) if torch.is_tensor(a) else a for a in args))
+        pairs = zip(real, fake, strict=True) if isinstance(real, tuple) else [(real, fake)]
+        for i, (one, other) in enumerate(pairs):
+            assert one.shape == other.shape, (operator, i)
+            assert one.dtype == other.dtype, (operator, i)
+            assert one.numel() == 0 or one.stride() == other.stride(), (operator, i)
+
+
+@pytest.mark.parametrize("op", CPU_OPS)
+def test_opcheck(op: str) -> None:
+    """PyTorch's own checks of schemas, fakes with symbolic shapes, and registrations."""
+    cases = sorted(
+        (c for c in harness.cases(op, "edge") if harness.make(op, c)[0].numel()),
+        key=lambda c: -len(harness.floating(harness.make(op, c))),
+    )
+    checked = set()
+    for case in cases[:2]:
+        for operator, args in _recorded(op, case, torch.float32, grad=True):
+            torch.library.opcheck(operator, args)
+            checked.add(operator.name().split("::")[1])
+    assert checked == {op, f"{op}_backward"}
+
+
+@pytest.mark.parametrize("op", list(harness.OPS))
+def test_cpu_refuses_with_reasons(op: str) -> None:
+    backend = OPERATORS[op].backends["cpu"]
+    reasons = backend.supports(harness.make(op, harness.cases(op, "edge")[0], torch.float64))
+    if _cpu.missing() is not None:
+        assert reasons == [f"no C++ library: {_cpu.missing()}"]
+    elif "cpu" in harness.kernels(op):
+        assert reasons == ["dtype torch.float64; takes float32 and bfloat16"]
+        meta = harness.convert(harness.small(op), lambda t: t.to("meta"))
+        assert backend.supports(meta) == ["a tensor on meta; takes tensors on the CPU"]
