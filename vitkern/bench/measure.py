@@ -1,0 +1,162 @@
+"""All measurements of a row: parity first, then times in turns, peak, memory."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitkern.bench import allocator, child, memory
+from vitkern.bench.flops import model_flops
+from vitkern.bench.memory import Memory
+from vitkern.bench.models import Row, build
+from vitkern.bench.parity import Parity, check
+from vitkern.bench.passes import make_pass
+from vitkern.bench.peak import Peak, Share, share
+from vitkern.bench.timing import Comparison, Plan, Summary, interleave
+from vitkern.patching import PatchReport, patch
+
+__all__ = ["Faults", "Result", "measure", "without_page_faults"]
+
+EAGER, PATCHED = "eager", "patched"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Page faults of a pass as users run it, and what is left of the speed-up without them."""
+
+    eager: int | None
+    patched: int | None
+    eager_left: int | None
+    patched_left: int | None
+    speedup: Summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "speedup": self.speedup.to_dict()}
+
+
+@dataclass
+class Result:
+    """What was measured of a row; None is what was not, ``notes`` say why.
+
+    Times are in seconds, per pass of the whole batch.
+    """
+
+    row: Row
+    parity: Parity
+    backends: dict[str, int]
+    skipped: int
+    eager: Summary | None = None
+    patched: Summary | None = None
+    speedup: Summary | None = None
+    flops: int | None = None
+    peak: Summary | None = None
+    eager_share: Share | None = None
+    patched_share: Share | None = None
+    memory: Memory | None = None
+    faults: Faults | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        plain: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            plain[name] = value.to_dict() if hasattr(value, "to_dict") else value
+        return plain
+
+
+def measure(
+    row: Row,
+    plan: Plan | None = None,
+    *,
+    with_memory: bool = True,
+    with_faults: bool = False,
+    progress: Callable[[str], object] = lambda step: None,
+) -> Result:
+    """Measure the eager and the patched model of a row, on the threads that PyTorch uses now.
+
+    Where parity fails nothing is timed, and a note says so.
+
+    Args:
+        row: what to measure.
+        plan: how long to time; None is ``Plan()``.
+        with_memory: also the peak memory, in a process of its own.
+        with_faults: also the speed-up without page faults, in a process of its own.
+        progress: told what is being done.
+
+    Raises:
+        UnknownModel, TimmMissing: see :func:`vitkern.bench.models.create`.
+    """
+    progress("model")
+    eager, images = build(row)
+    patched = copy.deepcopy(eager)
+    report = patch(patched)
+    progress("parity")
+    result = Result(row, check(row, eager, patched, images), *_counts(report))
+    if not report.patched:
+        reasons = dict.fromkeys(module.why() for module in report.skipped)
+        result.notes.append(f"nothing was patched: {next(iter(reasons), 'no known modules')}")
+    if not result.parity.passed:
+        result.notes.append(f"not timed, parity failed: {result.parity.worst}")
+        return result
+    progress("time")
+    result.flops = model_flops(eager, images, backward=row.mode == "train")
+    peak = Peak()
+    runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
+    _fill(result, interleave(runs, plan, between=peak.sample), peak)
+    if with_faults and allocator.is_glibc():
+        progress("page faults")
+        result.faults = _faults(row, plan, runs)
+    elif with_faults:
+        result.notes.append("page faults: their removal needs Linux with glibc")
+    del eager, patched, images, runs
+    if with_memory:
+        progress("memory")
+        why = memory.unavailable()
+        if why is None:
+            result.memory = memory.measure([row])[0]
+        else:
+            result.notes.append(why)
+    return result
+
+
+def _counts(report: PatchReport) -> tuple[dict[str, int], int]:
+    return dict(Counter(module.backend for module in report.patched)), len(report.skipped)
+
+
+def _fill(result: Result, times: Comparison, peak: Peak) -> None:
+    result.eager, result.patched = times.summary(EAGER), times.summary(PATCHED)
+    result.speedup = times.ratio(EAGER, PATCHED)
+    result.peak = peak.summary()
+    result.eager_share = share(result.flops, times.seconds[EAGER], peak)
+    result.patched_share = share(result.flops, times.seconds[PATCHED], peak)
+    if peak.reason is not None:
+        result.notes.append(f"share of the peak: {peak.reason}")
+
+
+def _faults(row: Row, plan: Plan | None, runs: dict[str, Callable[[], Any]]) -> Faults:
+    """Compare the two sides where freed memory is kept."""
+    argument = {"row": row.to_dict(), "plan": vars(plan or Plan())}
+    left = child.call("measure", "without_page_faults", argument, allocator.KEEP)
+    return Faults(
+        allocator.page_faults(runs[EAGER]),
+        allocator.page_faults(runs[PATCHED]),
+        left[EAGER],
+        left[PATCHED],
+        Summary.from_dict(left["speedup"]),
+    )
+
+
+def without_page_faults(argument: dict[str, Any]) -> dict[str, Any]:
+    """What the new process does: the same comparison, and the faults that are left."""
+    row = Row.from_dict(argument["row"])
+    eager, images = build(row)
+    patched = copy.deepcopy(eager)
+    patch(patched)
+    runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
+    times = interleave(runs, Plan(**argument["plan"]))
+    left = {name: allocator.page_faults(run) for name, run in runs.items()}
+    return {"speedup": times.ratio(EAGER, PATCHED).to_dict(), **left}

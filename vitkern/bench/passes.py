@@ -1,0 +1,36 @@
+"""One pass of a row: what is timed, measured for memory, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitkern.bench.models import Row
+
+__all__ = ["make_pass", "train_step"]
+
+
+def make_pass(row: Row, model: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A forward under inference_mode, or a forward and backward with fresh gradients."""
+
+    def forward() -> torch.Tensor:
+        with torch.inference_mode():
+            out: torch.Tensor = model(images)
+        return out
+
+    return forward if row.mode == "eval" else lambda: train_step(model, images)
+
+
+def train_step(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Output of the forward; the gradients of the cross entropy are in the parameters.
+
+    The label of image i is class i, modulo the classes there are.
+    """
+    model.zero_grad(set_to_none=True)
+    out: torch.Tensor = model(images)
+    labels = torch.arange(out.shape[0], device=out.device) % out.shape[1]
+    F.cross_entropy(out, labels).backward()
+    return out.detach()

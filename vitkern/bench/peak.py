@@ -1,0 +1,103 @@
+"""Shares of the machine's own peak.
+
+The peak is what the machine does, at the moment, when it does nothing but float32 fused
+multiply-adds in the instruction set in use, on as many threads as PyTorch uses: registers only, no
+memory. On shared or clocked machines it changes by the second, so it is sampled before, between
+and after the runs, and the share of a run is taken against the samples on either side of it.
+
+A neighbour that slows only the sample makes the share too high, one that slows only the run too
+low; medians over rounds drop single ones. The share of the *highest* peak of the whole measurement
+is given beside it: it is never too high, and the two agree on a quiet machine.
+
+Products in bfloat16 have instructions with twice that peak, and may exceed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vitkern._library import load
+from vitkern.bench.timing import Summary, summarize
+
+__all__ = ["Peak", "Share", "share"]
+
+
+class Peak:
+    """Samples the peak; ``reason`` says why it cannot, and is None where it can.
+
+    Args:
+        seconds: how long a sample takes.
+        probe: GFLOP/s measured for that many seconds; None asks the compiled library.
+    """
+
+    def __init__(
+        self, seconds: float = 0.02, probe: Callable[[float], float] | None = None
+    ) -> None:
+        self.seconds = seconds
+        self.samples: list[float] = []
+        self.reason: str | None = None
+        self._probe = probe
+        if probe is None:
+            status = load()
+            if status.available:
+                self._probe = _library_probe
+            else:
+                self.reason = status.reason
+
+    def sample(self) -> None:
+        """Measure once; does nothing where there is nothing to measure with."""
+        if self._probe is not None:
+            self.samples.append(self._probe(self.seconds))
+
+    def summary(self) -> Summary | None:
+        """GFLOP/s, over all samples."""
+        return summarize(self.samples) if self.samples else None
+
+
+def _library_probe(seconds: float) -> float:
+    return float(torch.ops.vitkern_cpu.peak_gflops(seconds, torch.get_num_threads() > 1))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Shares of the peak, 1.0 = all of it.
+
+    Attributes:
+        of_moment: median over the rounds, against the peak around each.
+        of_best: the median run against the highest peak that was seen.
+    """
+
+    of_moment: float
+    of_best: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"of_moment": self.of_moment, "of_best": self.of_best}
+
+
+def share(flops: float | None, seconds: Sequence[float], peak: Peak) -> Share | None:
+    """What share of the peak runs of ``flops`` reached, or None where it is not known.
+
+    Args:
+        flops: floating-point operations of one run.
+        seconds: of the run in each round.
+        peak: sampled before the first round and after every round.
+
+    Raises:
+        ValueError: there is not one sample more than there are rounds.
+    """
+    if not flops or not peak.samples:
+        return None
+    if len(peak.samples) != len(seconds) + 1:
+        raise ValueError(f"{len(peak.samples)} samples of the peak for {len(seconds)} rounds")
+    around = zip(peak.samples, peak.samples[1:], strict=False)
+    shares = [
+        flops / taken / ((before + after) / 2 * 1e9)
+        for taken, (before, after) in zip(seconds, around, strict=True)
+    ]
+    best = flops / summarize(seconds).median / (max(peak.samples) * 1e9)
+    return Share(summarize(shares).median, best)

@@ -1,0 +1,156 @@
+"""Results as tables and as JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitkern.bench.machine import Machine
+from vitkern.bench.measure import Result
+from vitkern.bench.peak import Share
+from vitkern.bench.timing import Summary
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["document", "notes", "read_json", "table", "write_json"]
+
+SCHEMA = 1
+"""Raised when a field of the JSON documents changes its meaning."""
+
+
+def document(kind: str, machine: Machine, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is written to a file: the rows, and what they were measured on."""
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": machine.to_dict(),
+        "rows": list(rows),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file whole or not at all: under another name first, then renamed.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+        ValueError: a number that JSON does not have (NaN, infinity).
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp lets nobody else read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """What ``write_json`` wrote.
+
+    Raises:
+        ValueError: the file is of another schema, or no JSON.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a result file of schema {SCHEMA}")
+    return value
+
+
+def table(results: Sequence[Result], machine: Machine) -> Table:
+    """One line a row."""
+    from rich.table import Table
+
+    threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
+    out = Table(title=f"{machine.cpu}, {threads}, {machine.isa or 'no library'}")
+    out.add_column("model")
+    faults = any(result.faults is not None for result in results)
+    columns = ["eager ms", "patched ms", "speed-up"] + ["without page faults"] * faults
+    columns += ["of FMA peak", "error (eager's)", "peak MB (eager's)", "packed MB"]
+    for column in columns:
+        out.add_column(column, justify="right")
+    for result in results:
+        cells = [_milliseconds(result.eager), _milliseconds(result.patched)]
+        cells.append(_ratio(result.speedup))
+        if faults:
+            cells.append(_ratio(result.faults.speedup if result.faults else None))
+        cells += [
+            _share(result.patched_share, result.eager_share),
+            _error(result),
+            *_memory(result),
+        ]
+        out.add_row(result.row.label, *cells)
+    return out
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """What the table cannot say, each once: explanations, then what went wrong and with which row."""
+    lines = []
+    timed = [result for result in results if result.speedup is not None]
+    if timed:
+        lines.append(
+            "speed-up: median of the ratios of rounds that time both in turns; [quartiles]"
+        )
+    if any(result.patched_share for result in timed):
+        lines.append(
+            "of FMA peak: float32 multiply-adds of the products against what the machine did at"
+            " the time; (eager's)"
+        )
+    lines.append("error: largest, against float64, relative to the largest value; (eager's)")
+    rows: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            rows.setdefault(note, []).append(result.row.label)
+    for note, labels in rows.items():
+        where = "" if len(labels) == len(results) else f"{'; '.join(labels)}: "
+        lines.append(where + note)
+    for result in results:
+        if result.faults is not None:
+            f = result.faults
+            lines.append(
+                f"{result.row.label}: page faults a pass: eager {f.eager}, patched {f.patched};"
+                f" removed: {f.eager_left}, {f.patched_left}"
+            )
+    return lines
+
+
+def _milliseconds(seconds: Summary | None) -> str:
+    if seconds is None:
+        return "-"
+    s = seconds.scaled(1e3)
+    digits = 0 if s.median >= 100 else 1 if s.median >= 10 else 2
+    return f"{s.median:.{digits}f}"
+
+
+def _ratio(ratio: Summary | None) -> str:
+    return "-" if ratio is None else f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _share(patched: Share | None, eager: Share | None) -> str:
+    if patched is None or eager is None:
+        return "-"
+    return f"{patched.of_moment:.0%} ({eager.of_moment:.0%})"
+
+
+def _error(result: Result) -> str:
+    worst = result.parity.worst
+    return f"{worst.error:.1e} ({worst.eager_error:.1e})"
+
+
+def _memory(result: Result) -> tuple[str, str]:
+    m = result.memory
+    if m is None:
+        return "-", "-"
+    return f"{m.patched / 1e6:.0f} ({m.eager / 1e6:.0f})", f"{m.packed / 1e6:.0f}"
