@@ -85,10 +85,12 @@ def test_dynamic_batch(op: str, backend: str) -> None:
     function = public(op, backend, call)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, backend=counter, dynamic=True)
+    frames = []
     for batch in (11, 13, 2, 7):  # first a size that no other dimension has
         sized = grown(call, batch)
         torch.testing.assert_close(run(op, compiled, sized), run(op, function, sized))
-    assert counter.frame_count == 1
+        frames.append(counter.frame_count)
+    assert len(set(frames)) == 1
 
 
 @pytest.mark.parametrize("backend", harness.kernels("window_attention"))

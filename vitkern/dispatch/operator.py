@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from vitkern.dispatch.backend import Backend
+from vitkern.dispatch.backend import Backend, Tensors
 from vitkern.dispatch.errors import UnsupportedInput
 from vitkern.dispatch.override import active_backend, check_backend_name
 
@@ -102,12 +102,13 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *saved)
         ctx.names = (op_name, backend_name)
         # None marks the places of tensors, which autograd keeps (and checks for staleness).
-        ctx.fields = [(isinstance(v, torch.Tensor), None if isinstance(v, torch.Tensor) else v)
-                      for v in fields]
+        ctx.fields = [
+            (isinstance(v, torch.Tensor), None if isinstance(v, torch.Tensor) else v)
+            for v in fields
+        ]
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         op_name, backend_name = ctx.names
         operator = OPERATORS[op_name]
@@ -117,4 +118,20 @@ class _Differentiable(torch.autograd.Function):
         needs = tuple(ctx.needs_input_grad[2:])
         backward = operator.backends[backend_name].backward
         assert backward is not None
-        return None, None, *backward(call, tuple(saved), grads, needs)
+        with torch.no_grad():
+            results = backward(call, tuple(saved), grads, needs)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            results = _once(results, f"{op_name} on backend {backend_name!r}")
+        return None, None, *results
+
+
+def _once(grads: Tensors, what: str) -> Tensors:
+    """Gradients of a ``backward(create_graph=True)`` that raise where they are differentiated.
+
+    PyTorch's own ``once_differentiable`` does so only if the upstream gradient requires one; where
+    it does not (``y.sum()``), what the gradient owes to the inputs would be dropped in silence.
+    """
+    message = f"{what} has no second derivative; backend='eager' has"
+    error = torch._C._functions.DelayedError(message.encode(), len(grads))
+    leaves: list[Any] = [g if g is None else g.detach().requires_grad_() for g in grads]
+    return tuple(error(*leaves))
