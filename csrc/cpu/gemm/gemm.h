@@ -138,8 +138,10 @@ struct Grid {
   }
   int64_t tasks() const { return row_blocks * column_blocks; }
   struct Task { int64_t row, n, first, last; };
+  // Tasks that follow each other share the larger operand's block.
   Task task(int64_t i) const {
-    const int64_t rb = i / column_blocks, cb = i % column_blocks;
+    const bool wide = panels * NR > rows;
+    const int64_t rb = wide ? i % row_blocks : i / column_blocks, cb = wide ? i / row_blocks : i % column_blocks;
     const int64_t r0 = rows * rb / row_blocks, r1 = rows * (rb + 1) / row_blocks;
     return {r0, r1 - r0, panels * cb / column_blocks, panels * (cb + 1) / column_blocks};
   }

@@ -5,11 +5,6 @@
 
 namespace vitkern::VITKERN_ISA {
 
-// Rows of one fused block, by the width of the hidden layer: its float32 rows should stay in a cache.
-VK_INLINE int64_t mlp_block_rows(int64_t hidden) {
-  return larger<int64_t>(4 * MR, smaller<int64_t>(kBlockRows, round_up(147456 / larger<int64_t>(1, hidden), MR)));
-}
-
 // activation(pre) by rows, as the second product reads it.
 template <class T>
 struct Activated {
@@ -73,17 +68,17 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
     if (C::pairs && hidden % 2)
       for (int64_t r = 0; r < n; r++) put(h + r * ldh + hidden, 0.f);
   };
-  const int64_t blocks_of_rows = round_up((a.rows + kBlockRows - 1) / kBlockRows, rt.threads);
-  if (a.rows < rt.threads * kBlockRows) {
-    // Too few rows to give every thread a block: threads share the columns, and read each weight once.
+  // Weights that no private cache holds are read anew for each block of rows.
+  const bool large = (in + out) * hidden * 4 > (4 << 20);
+  if (a.rows < rt.threads * kBlockRows * (large ? 4 : 1)) {
+    // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);
     multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first(h));
     multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
     return;
   }
-  const int64_t wanted = (a.rows + mlp_block_rows(hidden) - 1) / mlp_block_rows(hidden);
-  const int64_t blocks = round_up(larger(wanted, blocks_of_rows), rt.threads);
+  const int64_t blocks = round_up((a.rows + kBlockRows - 1) / kBlockRows, rt.threads);
   for_tasks(rt, blocks, [&](int64_t i) {
     const int64_t row = a.rows * i / blocks, n = a.rows * (i + 1) / blocks - row;
     if (n == 0) return;
