@@ -1,9 +1,9 @@
 """glibc's allocator, as a measurement needs it; set by environment variables of a child process.
 
-By default glibc gives large blocks back to the system as soon as they are freed. PyTorch frees every
-intermediate result, so the next one is fresh memory, and each of its pages costs a fault. Kernels
-that need fewer and smaller intermediates save these faults. That is a real gain for users, but none
-of the arithmetic, so both figures are reported.
+By default glibc gives large blocks back to the system as soon as they are freed. PyTorch frees
+every intermediate result, so the next one is fresh memory, and each of its pages costs a fault.
+Kernels that need fewer and smaller intermediates save these faults. That is a real gain for users,
+but none of the arithmetic, so both figures are reported.
 """
 
 from __future__ import annotations
@@ -12,11 +12,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 __all__ = ["KEEP", "RETURN", "is_glibc", "page_faults", "trim"]
 
@@ -60,7 +55,9 @@ def is_glibc() -> bool:
 
 def page_faults(run: Callable[[], object]) -> int | None:
     """Minor page faults of one call, of all threads; None where the system does not count."""
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # Windows
         return None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     run()

@@ -5,8 +5,9 @@ Norms, activations, softmax and additions are not counted: they are work, but no
 products, and what fusion makes nearly free. So the count is that of the model, whoever computes it.
 (Many tables, timm's too, give multiply-adds under the name FLOPs: half of these figures.)
 
-The count runs on meta tensors, which have shapes and no data: it takes milliseconds. Attention is
-counted under the plain ("math") kernel of PyTorch, as the counter does not know the CPU's fused one.
+The count runs on meta tensors, which have shapes and no data: it takes a fraction of a second.
+Attention is counted under the plain ("math") kernel of PyTorch, as the counter does not know the
+CPU's fused one.
 """
 
 from __future__ import annotations

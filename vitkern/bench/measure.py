@@ -42,11 +42,12 @@ class Faults:
 class Result:
     """What was measured of a row; None is what was not, ``notes`` say why.
 
-    Times are in seconds, per pass of the whole batch.
+    Times are in seconds, per pass of the whole batch. ``ok`` is False where the patched model is
+    wrong or fails; it was not timed then.
     """
 
     row: Row
-    parity: Parity
+    parity: Parity | None
     backends: dict[str, int]
     skipped: int
     eager: Summary | None = None
@@ -60,9 +61,14 @@ class Result:
     faults: Faults | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def ok(self) -> bool:
+        """Whether the patched model runs and is right."""
+        return self.parity is not None and self.parity.passed
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        plain: dict[str, Any] = {}
+        plain: dict[str, Any] = {"ok": self.ok}
         for name, value in vars(self).items():
             plain[name] = value.to_dict() if hasattr(value, "to_dict") else value
         return plain
@@ -78,27 +84,45 @@ def measure(
 ) -> Result:
     """Measure the eager and the patched model of a row, on the threads that PyTorch uses now.
 
-    Where parity fails nothing is timed, and a note says so.
+    Where the patched model fails, or its parity does, nothing is timed, and a note says so.
 
     Args:
         row: what to measure.
         plan: how long to time; None is ``Plan()``.
         with_memory: also the peak memory, in a process of its own.
         with_faults: also the speed-up without page faults, in a process of its own.
-        progress: told what is being done.
+        progress: told what is being done, and an empty string at the end.
 
     Raises:
         UnknownModel, TimmMissing: see :func:`vitkern.bench.models.create`.
     """
     progress("model")
+    try:
+        return _measure(row, plan, with_memory, with_faults, progress)
+    finally:
+        progress("")
+
+
+def _measure(
+    row: Row,
+    plan: Plan | None,
+    with_memory: bool,
+    with_faults: bool,
+    progress: Callable[[str], object],
+) -> Result:
     eager, images = build(row)
     patched = copy.deepcopy(eager)
     report = patch(patched)
     progress("parity")
-    result = Result(row, check(row, eager, patched, images), *_counts(report))
+    result = Result(row, None, *_counts(report))
     if not report.patched:
         reasons = dict.fromkeys(module.why() for module in report.skipped)
         result.notes.append(f"nothing was patched: {next(iter(reasons), 'no known modules')}")
+    try:
+        result.parity = check(row, eager, patched, images)
+    except RuntimeError as error:
+        result.notes.append(f"not timed, it fails: {_first_line(error)}")
+        return result
     if not result.parity.passed:
         result.notes.append(f"not timed, parity failed: {result.parity.worst}")
         return result
@@ -121,6 +145,10 @@ def measure(
         else:
             result.notes.append(why)
     return result
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _counts(report: PatchReport) -> tuple[dict[str, int], int]:

@@ -4,8 +4,8 @@ Method: a process of its own, in which glibc gives freed memory back at once
 (:data:`~vitkern.bench.allocator.RETURN`), so that the resident size is what is in use, whoever
 allocated it: PyTorch, MKL, oneDNN, our kernels' scratch. For each model: one pass to warm up; then,
 ``REPEATS`` times: give back what is free, read the resident size (*rest*), have Linux forget its
-high-water mark (``/proc/self/clear_refs``), run a pass, read the mark (``VmHWM``). The median of the
-differences counts. Linux counts per processor, and both figures can be off by some 100 KB.
+high-water mark (``/proc/self/clear_refs``), run a pass, read the mark (``VmHWM``). The median of
+the differences counts. Linux counts per processor, and both figures can be off by some 100 KB.
 
 Above rest are all intermediates and the output; with ``train`` also the gradients. Not above rest,
 but reported beside it:

@@ -2,15 +2,15 @@
 
 Parameters and images are converted to float64 exactly, so the float64 model computes what both
 should have computed. The patched model passes where its largest error is at most **twice the eager
-one's**, plus a few units of the last place (eager can be exact by luck). So the bound follows model,
-shape and dtype, and there is no table of tolerances.
+one's**, plus a few units of the last place (eager can be exact by luck). So the bound follows
+model, shape and dtype, and there is no table of tolerances.
 
 Errors are relative to the largest true value of the tensor. Of gradients, that of the worst
 parameter counts, on either side: among hundreds of small tensors some are lucky in one order of
 summation and not in another. A parameter whose true gradient is zero but for rounding (1e-9 of the
 largest of all) is taken relative to the largest gradient.
 
-What fails is not timed: a benchmark raises or reports :class:`ParityError`.
+What fails is not timed: benchmarks call :meth:`Parity.require`, or report what failed.
 """
 
 from __future__ import annotations

@@ -75,28 +75,31 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
 
     threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
     out = Table(title=f"{machine.cpu}, {threads}, {machine.isa or 'no library'}")
-    out.add_column("model")
+    out.add_column("model", no_wrap=True)
     faults = any(result.faults is not None for result in results)
-    columns = ["eager ms", "patched ms", "speed-up"] + ["without page faults"] * faults
-    columns += ["of FMA peak", "error (eager's)", "peak MB (eager's)", "packed MB"]
+    columns = ["batch", "eager ms", "patched ms", "speed-up"] + ["no faults"] * faults
+    columns += ["FMA peak", "error", "peak MB", "packed MB"]
     for column in columns:
         out.add_column(column, justify="right")
     for result in results:
-        cells = [_milliseconds(result.eager), _milliseconds(result.patched)]
+        row = result.row
+        options = [row.mode] * (row.mode != "eval") + [row.dtype] * (row.dtype != "float32")
+        cells = [" ".join([row.model, *options]), str(row.batch)]
+        cells += [_milliseconds(result.eager), _milliseconds(result.patched)]
         cells.append(_ratio(result.speedup))
         if faults:
-            cells.append(_ratio(result.faults.speedup if result.faults else None))
+            cells.append(f"{result.faults.speedup.median:.2f}×" if result.faults else "-")
         cells += [
             _share(result.patched_share, result.eager_share),
             _error(result),
             *_memory(result),
         ]
-        out.add_row(result.row.label, *cells)
+        out.add_row(*cells)
     return out
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """What the table cannot say, each once: explanations, then what went wrong and with which row."""
+    """What the table cannot say, each once: explanations, then what went wrong in which row."""
     lines = []
     timed = [result for result in results if result.speedup is not None]
     if timed:
@@ -105,10 +108,17 @@ def notes(results: Sequence[Result]) -> list[str]:
         )
     if any(result.patched_share for result in timed):
         lines.append(
-            "of FMA peak: float32 multiply-adds of the products against what the machine did at"
-            " the time; (eager's)"
+            "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
+            " at the time; (eager's)"
         )
-    lines.append("error: largest, against float64, relative to the largest value; (eager's)")
+    if any(result.faults for result in timed):
+        lines.append("no faults: the speed-up where freed memory is kept on both sides")
+    if any(result.memory for result in timed):
+        lines.append(
+            "peak MB: of a pass, above rest; (eager's); packed: weights kept in packed form"
+        )
+    if any(result.parity for result in results):
+        lines.append("error: largest, against float64, relative to the largest value; (eager's)")
     rows: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
@@ -145,6 +155,8 @@ def _share(patched: Share | None, eager: Share | None) -> str:
 
 
 def _error(result: Result) -> str:
+    if result.parity is None:
+        return "-"
     worst = result.parity.worst
     return f"{worst.error:.1e} ({worst.eager_error:.1e})"
 

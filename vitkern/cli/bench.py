@@ -1,0 +1,119 @@
+"""Time timm models as they are and patched, in turns; the patched model has to be right first."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitkern.cli._errors import Usage, user_errors
+
+if TYPE_CHECKING:
+    from vitkern.bench.measure import Result
+    from vitkern.bench.models import Row
+
+HELP = "time timm models eager and patched: speed-up, share of the peak, error, memory"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="*", help="timm names (default: five rows of ViT and Swin)"
+    )
+    parser.add_argument(
+        "--batch", metavar="N", nargs="+", type=_positive, help="images (default 1)"
+    )
+    parser.add_argument("--train", action="store_true", help="forward and backward")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--wide", action="store_true", help="40 rows: 20 models, batch 1 and 8")
+    parser.add_argument("--threads", metavar="N", type=_positive, help="threads of PyTorch's ops")
+    parser.add_argument("--quick", action="store_true", help="few rounds, and no memory")
+    parser.add_argument(
+        "--no-page-faults",
+        action="store_true",
+        help="also the speed-up where freed memory is kept, so that eager has no page faults",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def rows(arguments: argparse.Namespace) -> list[Row]:
+    """What was asked for.
+
+    Raises:
+        Usage: options that do not go together.
+    """
+    from vitkern.bench.models import TARGETS, WIDE, Row
+
+    chosen = bool(arguments.models or arguments.batch or arguments.train)
+    if arguments.wide and chosen:
+        raise Usage("--wide has its own models, batches and mode")
+    if arguments.wide or (not chosen and arguments.dtype == "float32"):
+        return list(WIDE if arguments.wide else TARGETS)
+    names = arguments.models or dict.fromkeys(row.model for row in TARGETS)
+    mode = "train" if arguments.train else "eval"
+    return [
+        Row(name, batch, mode, arguments.dtype)
+        for name in names
+        for batch in arguments.batch or (1,)
+    ]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; 1 where a patched model is wrong or fails."""
+    import torch
+
+    from vitkern.bench import machine, measure, models, report
+    from vitkern.bench.timing import QUICK, Plan
+    from vitkern.cli._output import console, print_json
+
+    wanted = rows(arguments)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    results: list[Result] = []
+    with user_errors():
+        for row in wanted:
+            models.check_name(row.model)
+        target = None if arguments.json in (None, "-") else Path(arguments.json)
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)  # fail before the work, not after
+        for row in wanted:
+            result = measure.measure(
+                row,
+                QUICK if arguments.quick else Plan(),
+                with_memory=not (arguments.quick or arguments.no_memory),
+                with_faults=arguments.no_page_faults,
+                progress=functools.partial(_progress, row.label),
+            )
+            results.append(result)
+        here = machine.describe()
+        document = report.document("models", here, [result.to_dict() for result in results])
+        if target is not None:
+            report.write_json(target, document)
+    if arguments.json == "-":
+        print_json(document)
+    else:
+        out = console()
+        out.print(report.table(results, here))
+        for line in report.notes(results):
+            out.print(line, markup=False, soft_wrap=True)
+    return 0 if all(result.ok for result in results) else 1
+
+
+def _progress(label: str, step: str) -> None:
+    """One line on a terminal, which the next one overwrites; nothing elsewhere."""
+    if sys.stderr.isatty():
+        text = f"{label}: {step}" if step else ""
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
