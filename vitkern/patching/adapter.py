@@ -23,8 +23,8 @@ class Match:
         reasons: why it cannot take the module, whatever the backend; empty if it can.
         calls: one representative call of each op it will use, made of the module's own parameters
             and an input of a single row. Backends are asked about these; nothing is computed.
-        units: children that have a swap of their own. The module's fused forward bypasses them
-            only while they have it. All other descendants belong to this module's swap.
+        units: children that are patched themselves. The module's fused forward bypasses them
+            only while they are. All other descendants belong to this module's swap.
         note: what a user should know, for the report.
     """
 
@@ -41,9 +41,12 @@ class Adapter:
         name: unique and stable, as pickled models name their adapters.
         classes: the exact classes it takes, as ``"package.module:Class"``.
         ops: names of the ops that it uses.
+        only_if_asked: the module gains nothing by itself, so that it is patched only where a
+            backend is asked for by name. It is then neither patched nor skipped otherwise.
     """
 
     ops: tuple[str, ...] = ()
+    only_if_asked = False
 
     def __init__(self, name: str, *classes: str) -> None:
         self.name = name

@@ -39,9 +39,10 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
     for what keeps working and how.
 
     A module is patched where a backend takes its ops in the dtype and on the device of its
-    parameters. ``model`` may be any part of a larger model. Calling it again with the same options
-    changes nothing and returns an equal report; with others it patches anew. Nothing is changed
-    where an error is raised.
+    parameters. A LayerNorm or Linear that is not part of something larger gains nothing; it is
+    patched only where a backend is asked for by name. ``model`` may be any part of a larger model.
+    Calling it again with the same options changes nothing and returns an equal report; with others
+    it patches anew. Nothing is changed where an error is raised.
 
     Args:
         model: the model, or any module of it.
@@ -71,10 +72,11 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
         step = wanted.get(id(module))
         if step is None:
             _restore(module)
-        elif not step.is_done():
-            module.__dict__["forward"] = Swap(
-                module, step.adapter, backend, step.entry.name, step.match.units
-            )
+        else:
+            units = tuple(name for name in step.match.units if id(module._modules[name]) in wanted)
+            if not step.is_done(units):
+                swap = Swap(module, step.adapter, backend, step.entry.name, units)
+                module.__dict__["forward"] = swap
     return report
 
 
@@ -135,7 +137,7 @@ class _Step:
     backend: str | None
     entry: PatchedModule | SkippedModule
 
-    def is_done(self) -> bool:
+    def is_done(self, units: tuple[str, ...]) -> bool:
         """Whether the module is patched in this way already."""
         swap = swap_of(self.module)
         return (
@@ -143,7 +145,7 @@ class _Step:
             and swap.owner() is self.module  # not so in a shallow copy
             and swap.adapter is self.adapter
             and swap.backend == self.backend
-            and swap.units == self.match.units
+            and swap.units == units
         )
 
 
@@ -157,7 +159,7 @@ def _plan(model: nn.Module, backend: str | None) -> list[_Step]:
         if id(module) in covered:
             continue
         adapter, match = _look(known, module)
-        if adapter is None:
+        if adapter is None or (backend is None and adapter.only_if_asked):
             continue
         entry = _entry(name, adapter, match, backend)
         if isinstance(entry, SkippedModule) and id(module) in implied:

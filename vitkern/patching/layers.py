@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 class LayerNorm(Adapter):
-    """A layer norm over the last dimension."""
+    """A layer norm over the last dimension.
+
+    PyTorch's own is as fast: it pays where it is part of something larger.
+    """
 
     ops = ("layer_norm",)
+    only_if_asked = True
 
     def match(self, module: nn.Module) -> Match:
         """One normalised dimension, plain parameters or none."""
@@ -31,9 +35,13 @@ class LayerNorm(Adapter):
 
 
 class Linear(Adapter):
-    """A linear layer that no larger adapter covers, such as a classifier head."""
+    """A linear layer that no larger adapter covers, such as a classifier head.
+
+    PyTorch's own is as fast: it pays where bias, activation, layer scale or residual go with it.
+    """
 
     ops = ("linear",)
+    only_if_asked = True
 
     def match(self, module: nn.Module) -> Match:
         """Plain parameters."""

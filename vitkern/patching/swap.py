@@ -30,7 +30,8 @@ class Swap:
         adapter: what computes.
         backend: the backend of all ops; None leaves the choice to each call.
         name: the module's name in the model that was patched, for messages.
-        units: children that must have a swap with the same backend for this one to bypass them.
+        units: children that were patched too, and must still be, with the same backend, for this
+            module to bypass them.
     """
 
     def __init__(
