@@ -1,4 +1,6 @@
 // Operators attention and attention_backward: shapes, strides, outputs, and the call.
+#include <utility>
+
 #include "host.h"
 
 namespace vitkern {
@@ -49,8 +51,42 @@ std::tuple<Tensor, Tensor> attention(Tensor q, Tensor k, Tensor v, Maybe bias, M
   return {heads_first(out), lse};
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out,
+                                                              Tensor lse, Maybe bias, Maybe key_padding_mask,
+                                                              double scale, double dropout_p, Maybe seed, bool need_q,
+                                                              bool need_k, bool need_v, bool need_bias) {
+  dout = with_dense_rows(dout);
+  q = with_dense_rows(q);
+  k = with_dense_rows(k);
+  v = with_dense_rows(v);
+  key_padding_mask = dense(key_padding_mask);
+  out = dense(torch::stable::transpose(out, 1, 2));
+  lse = dense(lse);
+  need_bias = need_bias && bias;
+  const auto gradient = [](bool needed, const Tensor& of) { return needed ? empty_heads(of) : empty(of, {0}); };
+  Tensor dq = gradient(need_q, q), dk = gradient(need_k, k), dv = gradient(need_v, v),
+         dbias = need_bias ? empty(q, sizes_of(*bias)) : empty(q, {0});
+  AttentionBackwardArgs a = {};
+  a.forward = arguments(q, k, v, bias, key_padding_mask, scale, dropout_p, seed);
+  a.forward.out = const_cast<void*>(data(std::as_const(out)));
+  a.forward.lse = (float*)const_cast<void*>(data(std::as_const(lse)));
+  a.dout = data(std::as_const(dout));
+  a.dout_strides = strides_of(dout);
+  a.dq = data(dq), a.dk = data(dk), a.dv = data(dv);
+  a.dbias = data(dbias);
+  for (int64_t i = 0; i < 4; i++) {
+    const int64_t dim = bias ? i - (4 - bias->dim()) : -1;
+    a.bias_sizes[i] = dim < 0 ? 1 : bias->size(dim);
+  }
+  kernels().attention_backward(runtime(), a);
+  return {heads_first(dq), heads_first(dk), heads_first(dv), dbias};
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }
+STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CPU, m) {
+  m.impl("attention", TORCH_BOX(&attention));
+  m.impl("attention_backward", TORCH_BOX(&attention_backward));
+}
 
 }  // namespace vitkern

@@ -2,6 +2,7 @@
 // panels, then some rows of scores at a time stay in the first-level cache from Q K^T to P V.
 #pragma once
 #include "../args/attention.h"
+#include "attention_rows.h"
 #include "attention_tiles.h"
 #include "dropout.h"
 

@@ -106,13 +106,4 @@ struct ValueTile {
   }
 };
 
-// out[0:n] = factor * row, as float32.
-template <class T>
-VK_INLINE void copy_row(const T* row, int64_t n, float factor, float* out) {
-  const vf f = splat(factor);
-  int64_t i = 0;
-  for (; i + W <= n; i += W) store(out + i, load(row + i) * f);
-  for (; i < n; i++) out[i] = to_float(row[i]) * factor;
-}
-
 }  // namespace vitkern::VITKERN_ISA

@@ -38,9 +38,11 @@ struct Dropout {
   }
 };
 
-// Zeroes the weights of a row that are dropped; the others still need `scale`.
-static void drop(const Dropout& dropout, int64_t row, float* weights, int64_t n) {
-  for (int64_t j = 0; j < n; j += W) store(weights + j, select(dropout.keep(row, j), load(weights + j), vf{}));
+// Zeroes the weights of columns [column, column + n) of a row that are dropped; the others still need
+// `scale`.
+static void drop(const Dropout& dropout, int64_t row, float* weights, int64_t n, int64_t column = 0) {
+  for (int64_t j = 0; j < n; j += W)
+    store(weights + j, select(dropout.keep(row, column + j), load(weights + j), vf{}));
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -84,20 +84,25 @@ VK_INLINE float exponentiate(float* s, int64_t n, vf shift) {
   return sum_everywhere(t0 + t1)[0];
 }
 
+// The maximum of n scores, a multiple of W, in every lane; 0 where all are -inf. Ignores NaNs (the
+// exponentials have them).
+VK_INLINE vf row_max(const float* s, int64_t n) {
+  vf m0 = splat(-kInfinity), m1 = m0;
+  int64_t j = 0;
+  for (; j + 2 * W <= n; j += 2 * W) {
+    m0 = max(load(s + j), m0);  // max(a, b) gives b where a is NaN
+    m1 = max(load(s + j + W), m1);
+  }
+  if (j < n) m0 = max(load(s + j), m0);
+  const vf m = max_everywhere(max(m0, m1));
+  return select(m == splat(-kInfinity), vf{}, m);
+}
+
 // s = Base^(s - max s) for n floats, a multiple of W; returns the sum and, in `top`, what was
 // subtracted. A row of -inf gives zeros and the sum 0; a NaN makes the sum NaN.
 template <Base B>
 VK_INLINE float softmax_row(float* s, int64_t n, float* top) {
-  vf m0 = splat(-kInfinity), m1 = m0;
-  int64_t j = 0;
-  // max(a, b) gives b where a is NaN: NaNs are left to the exponentials.
-  for (; j + 2 * W <= n; j += 2 * W) {
-    m0 = max(load(s + j), m0);
-    m1 = max(load(s + j + W), m1);
-  }
-  if (j < n) m0 = max(load(s + j), m0);
-  vf m = max_everywhere(max(m0, m1));
-  m = select(m == splat(-kInfinity), vf{}, m);
+  const vf m = row_max(s, n);
   *top = m[0];
   return exponentiate<B>(s, n, m);
 }

@@ -4,44 +4,6 @@
 
 namespace vitkern::VITKERN_ISA {
 
-// W rows of a row-major matrix that lie anywhere, transposed into one vector column of a panel.
-template <class T>
-VK_INLINE void pack_transposed_rows(T* const* rows, int64_t offset, int valid, int64_t k, float* out, int64_t width) {
-  int64_t i = 0;
-  for (; i + W <= k; i += W) {
-    vf r[W];
-    VK_UNROLL
-    for (int j = 0; j < W; j++) r[j] = j < valid ? load(rows[j] + offset + i) : vf{};
-    transpose(r);
-    VK_UNROLL
-    for (int j = 0; j < W; j++) store(out + (i + j) * width, r[j]);
-  }
-  for (; i < k; i++)
-    for (int j = 0; j < W; j++) out[i * width + j] = j < valid ? to_float(rows[j][offset + i]) : 0.f;
-}
-// B = rows^T, n rows of k elements at `offset`.
-template <class T>
-VK_INLINE void pack_rows_transposed(T* const* rows, int64_t offset, int64_t n, int64_t k, float* out) {
-  for (int64_t c = 0; c < n; c += W) {
-    const int64_t p = c / NR, width = panel_width(n, p);
-    pack_transposed_rows(rows + c, offset, (int)smaller<int64_t>(W, n - c), k, panel(out, k, p) + c % NR, width);
-  }
-}
-// B = rows, n rows of k elements at `offset` (n is the product's inner dimension).
-template <class T>
-VK_INLINE void pack_rows(T* const* rows, int64_t offset, int64_t n, int64_t k, float* out) {
-  for (int64_t p = 0; p < panels_of(k); p++) {
-    const int64_t width = panel_width(k, p);
-    float* o = panel(out, n, p);
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t c = 0; c < width; c += W) {
-        const T* s = rows[i] + offset + p * NR + c;
-        const int64_t left = k - p * NR - c;
-        store(o + i * width + c, left >= W ? load(s) : load_n(s, (int)left));
-      }
-  }
-}
-
 // A task's buffers for one window.
 template <class T>
 struct WindowBuffers {

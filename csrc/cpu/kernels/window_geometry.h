@@ -1,6 +1,7 @@
 // Where the positions of a window lie in the map, and the bias of its pairs of positions.
 #pragma once
 #include "../args/window_attention.h"
+#include "attention_rows.h"
 #include "attention_tiles.h"
 
 namespace vitkern::VITKERN_ISA {
