@@ -24,9 +24,7 @@ def tensor(name: str, value: Any, *, dims: int | tuple[int, int] | None = None) 
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in FLOATING:
-        raise TypeError(
-            f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}"
-        )
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
     if dims is None:
         return
     low, high = (dims, dims) if isinstance(dims, int) else dims
@@ -54,19 +52,23 @@ def same(anchor_name: str, anchor: torch.Tensor, **others: torch.Tensor | None) 
         ValueError: a tensor on another device.
         TypeError: a tensor of another dtype.
     """
+    device, dtype = anchor.device, anchor.dtype
     for name, value in others.items():
-        if value is None:
+        if value is None or (value.dtype is dtype and value.device == device):
             continue
-        if value.device != anchor.device:
+        if value.device != device:
             raise ValueError(
-                f"{name} is on {value.device} but {anchor_name} is on {anchor.device};"
+                f"{name} is on {value.device} but {anchor_name} is on {device};"
                 " all tensors must be on one device"
             )
-        if value.dtype != anchor.dtype:
-            raise TypeError(
-                f"{name} is {value.dtype} but {anchor_name} is {anchor.dtype};"
-                " all tensors must have one dtype (or run under autocast)"
-            )
+        raise TypeError(
+            f"{name} is {value.dtype} but {anchor_name} is {dtype};"
+            " all tensors must have one dtype (or run under autocast)"
+        )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def pair(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
@@ -77,11 +79,7 @@ def pair(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
         ValueError: below ``minimum``.
     """
     both = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(both, (tuple, list))
-        or len(both) != 2
-        or not all(isinstance(v, int) and not isinstance(v, bool) for v in both)
-    ):
+    if not isinstance(both, (tuple, list)) or len(both) != 2 or not all(map(_is_int, both)):
         raise TypeError(f"{name} must be an int or a (height, width) pair of ints, got {value!r}")
     if min(both) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
@@ -99,12 +97,12 @@ def probability(name: str, value: float) -> None:
 
 
 def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """Tensors as autocast would give them to a matrix product on their device.
+    """Tensors (the first is not None) as autocast would give them to a matrix product.
 
     Unchanged where autocast is off, and for float64 tensors, which autocast leaves alone.
     """
-    first = next(t for t in tensors if t is not None)
-    kind = first.device.type
+    assert tensors[0] is not None
+    kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)

@@ -29,7 +29,7 @@ def refusals(*tensors: torch.Tensor | None) -> list[str]:
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return [f"a tensor on {tensor.device}; takes tensors on the CPU"]
         if tensor.dtype not in (torch.float32, torch.bfloat16):
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]

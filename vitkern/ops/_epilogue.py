@@ -40,16 +40,16 @@ def check(
         TypeError: not floating-point tensors.
         ValueError: shapes or devices that do not fit.
     """
-    shapes = ((width,), "the output width"), ((*x.shape[:-1], width), "shaped like the output")
-    for (name, value), (expected, meaning) in zip(
-        (("gamma", gamma), ("residual", residual)), shapes, strict=True
-    ):
-        if value is None:
-            continue
-        _check.tensor(name, value)
-        _check.shape(name, value, expected, meaning)
-        if value.device != x.device:
-            raise ValueError(f"{name} is on {value.device} but x is on {x.device}")
+    if gamma is not None:
+        _check.tensor("gamma", gamma)
+        _check.shape("gamma", gamma, (width,), "the output width")
+        if gamma.device != x.device:
+            raise ValueError(f"gamma is on {gamma.device} but x is on {x.device}")
+    if residual is not None:
+        _check.tensor("residual", residual)
+        _check.shape("residual", residual, (*x.shape[:-1], width), "shaped like the output")
+        if residual.device != x.device:
+            raise ValueError(f"residual is on {residual.device} but x is on {x.device}")
 
 
 def fits(x: torch.Tensor, gamma: torch.Tensor | None, residual: torch.Tensor | None) -> bool:
@@ -57,7 +57,8 @@ def fits(x: torch.Tensor, gamma: torch.Tensor | None, residual: torch.Tensor | N
 
     Otherwise the caller gets the product from the backend and composes with :func:`finish`.
     """
-    return all(value is None or value.dtype == x.dtype for value in (gamma, residual))
+    dtype = x.dtype
+    return (gamma is None or gamma.dtype is dtype) and (residual is None or residual.dtype is dtype)
 
 
 def finish(

@@ -49,12 +49,12 @@ def linear(
     """
     _check.tensor("x", x)
     _check.tensor("weight", weight, dims=2)
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+    width, inputs = weight.shape
+    if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
-            f"x must have a last dimension of {weight.shape[1]} (weight is"
+            f"x must have a last dimension of {inputs} (weight is"
             f" {_check.shape_of(weight)}), got shape {_check.shape_of(x)}"
         )
-    width = weight.shape[0]
     if bias is not None:
         _check.tensor("bias", bias)
         _check.shape("bias", bias, (width,), "weight's first dimension")

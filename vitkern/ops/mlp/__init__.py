@@ -53,17 +53,19 @@ def mlp(
     _check.tensor("x", x)
     _check.tensor("weight1", weight1, dims=2)
     _check.tensor("weight2", weight2, dims=2)
-    hidden, width = weight1.shape[0], weight2.shape[0]
-    if x.dim() == 0 or x.shape[-1] != weight1.shape[1]:
+    (hidden, inputs), width = weight1.shape, weight2.shape[0]
+    if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
-            f"x must have a last dimension of {weight1.shape[1]} (weight1 is"
+            f"x must have a last dimension of {inputs} (weight1 is"
             f" {_check.shape_of(weight1)}), got shape {_check.shape_of(x)}"
         )
     _check.shape("weight2", weight2, (width, hidden), "its second dimension is weight1's first")
-    for name, bias, size in (("bias1", bias1, hidden), ("bias2", bias2, width)):
-        if bias is not None:
-            _check.tensor(name, bias)
-            _check.shape(name, bias, (size,), f"weight{name[-1]}'s first dimension")
+    if bias1 is not None:
+        _check.tensor("bias1", bias1)
+        _check.shape("bias1", bias1, (hidden,), "weight1's first dimension")
+    if bias2 is not None:
+        _check.tensor("bias2", bias2)
+        _check.shape("bias2", bias2, (width,), "weight2's first dimension")
     _epilogue.check_activation(activation)
     _epilogue.check(x, width, gamma, residual)
     x, weight1, bias1, weight2, bias2 = _check.autocast(  # type: ignore[assignment]

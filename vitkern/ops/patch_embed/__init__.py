@@ -40,15 +40,16 @@ def patch_embed(
     """
     _check.tensor("images", images, dims=4)
     _check.tensor("weight", weight, dims=4)
-    if images.shape[1] != weight.shape[1]:
+    _, channels, height, width = images.shape
+    if channels != weight.shape[1]:
         raise ValueError(
             f"images must have {weight.shape[1]} channels (weight is {_check.shape_of(weight)}),"
             f" got shape {_check.shape_of(images)}"
         )
-    if min(weight.shape) < 1:
+    dim, _, patch_height, patch_width = weight.shape
+    if weight.numel() == 0:
         raise ValueError(f"weight must have no empty dimension, got {_check.shape_of(weight)}")
-    for axis, name in ((2, "height"), (3, "width")):
-        size, patch = images.shape[axis], weight.shape[axis]
+    for name, size, patch in (("height", height, patch_height), ("width", width, patch_width)):
         if size < patch or size % patch:
             raise ValueError(
                 f"images must have a {name} that is a multiple of the patch's {patch}, got {size}"
@@ -56,7 +57,7 @@ def patch_embed(
             )
     if bias is not None:
         _check.tensor("bias", bias)
-        _check.shape("bias", bias, (weight.shape[0],), "weight's first dimension")
+        _check.shape("bias", bias, (dim,), "weight's first dimension")
     images, weight, bias = _check.autocast(images, weight, bias)  # type: ignore[assignment]
     _check.same("images", images, weight=weight, bias=bias)
     y: torch.Tensor = _OPERATOR(PatchEmbedCall(images, weight, bias), backend)

@@ -78,12 +78,8 @@ def window_attention(
     if bias_table is not None:
         _check.tensor("bias_table", bias_table)
         rows = (2 * window[0] - 1) * (2 * window[1] - 1)
-        _check.shape(
-            "bias_table",
-            bias_table,
-            (rows, num_heads),
-            f"relative positions in a {window[0]}x{window[1]} window, num_heads",
-        )
+        meaning = "relative positions in the window, num_heads"
+        _check.shape("bias_table", bias_table, (rows, num_heads), meaning)
     if pad_value is not None:
         _check.tensor("pad_value", pad_value)
         _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
