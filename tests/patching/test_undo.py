@@ -68,6 +68,21 @@ def test_signature_is_the_class_forward_signature() -> None:
     assert inspect.signature(model.blocks[0].forward) == wanted
 
 
+@pytest.mark.parametrize(("name", "argument"), [("vit", "x"), ("our-vit", "images")])
+def test_arguments_may_be_named_as_in_the_class(name: str, argument: str) -> None:
+    model, x = zoo.build(name), zoo.images(name)
+    wanted = model.norm(model.patch_embed(x))
+    vitkern.patch(model, backend="eager")
+    patches = model.patch_embed(**{argument: x})
+    torch.testing.assert_close(
+        model.norm(**{"x" if name == "vit" else "input": patches}), wanted, rtol=0, atol=1e-10
+    )
+    with pytest.raises(TypeError):
+        model.norm()
+    with pytest.raises(TypeError):
+        model.norm(patches, patches)
+
+
 def test_patching_twice_changes_nothing() -> None:
     model = zoo.build("vit")
     first = vitkern.patch(model, backend="eager")

@@ -54,6 +54,10 @@ class Swap:
         module = self._owner()
         if module is None:
             raise ReferenceError(f"the patched module {self.name!r} no longer exists")
+        if not args:
+            # Adapters name their arguments as they like; the class's names are those that count.
+            bound = self.__signature__.bind(**kwargs)
+            args, kwargs = bound.args, bound.kwargs
         # torch.fx traces with proxies, which stand for values that no op can check.
         if self._may_fuse() and not (args and isinstance(args[0], torch.fx.Proxy)):
             return self.adapter.forward(self, module, *args, **kwargs)
