@@ -74,7 +74,7 @@ def describe() -> Machine:
         cores=_cores(),
         threads=torch.get_num_threads(),
         isa=str(torch.ops.vitkern_cpu.isa()) if _cpu.missing() is None else None,
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         python=platform.python_version(),
         torch=torch.__version__,
         vitkern=version(),

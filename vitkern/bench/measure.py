@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,7 +149,9 @@ def _measure(
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    """The first sentence, or as much of it as fits a line."""
+    line = str(error).partition("\n")[0].partition(". ")[0]
+    return textwrap.shorten(line, 200, placeholder=" ...") or type(error).__name__
 
 
 def _counts(report: PatchReport) -> tuple[dict[str, int], int]:

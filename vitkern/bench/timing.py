@@ -31,9 +31,10 @@ class Plan:
 
     Attributes:
         warmup: calls of each callable before anything is timed, at least one.
-        min_rounds: rounds that are made in any case.
-        min_seconds: rounds go on until they have taken this long ...
-        max_rounds: ... or are this many.
+        min_rounds: rounds go on until there are so many ...
+        min_seconds: ... and they have taken so long,
+        max_rounds: but are not more than this,
+        max_seconds: and, once there are three, do not begin after this long.
         sample_seconds: a callable that is faster is called several times in a row in each round,
             so that the clock's resolution and the change from one to the other do not count.
     """
@@ -42,10 +43,12 @@ class Plan:
     min_rounds: int = 9
     min_seconds: float = 3.0
     max_rounds: int = 200
+    max_seconds: float = 60.0
     sample_seconds: float = 0.005
 
 
 QUICK = Plan(min_rounds=3, min_seconds=0.3)
+"""To see whether it works; its figures are rough."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,10 @@ def interleave(
             between()
         start = clock()
         for number in range(plan.max_rounds):
-            if number >= plan.min_rounds and clock() - start >= plan.min_seconds:
+            elapsed = clock() - start
+            if number >= plan.min_rounds and elapsed >= plan.min_seconds:
+                break
+            if number >= 3 and elapsed >= plan.max_seconds:
                 break
             first = number % len(order)
             for name in order[first:] + order[:first]:

@@ -1,0 +1,180 @@
+"""What vitkern does to a ViT and to a Swin: the same answers, sooner.
+
+Needs no network: the photographs are scikit-learn's, the weights are timm's where they are in the
+cache already, and fresh random ones otherwise.
+
+    python examples/demo.py [--full] [--quick] [--batch N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+from typing import Any
+
+# Before huggingface_hub is imported: only what is in the cache is used.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import vitkern
+from vitkern._library import load
+from vitkern.bench import flops, machine, models, parity
+from vitkern.bench.models import Row
+from vitkern.bench.passes import make_pass
+from vitkern.bench.peak import Peak, share
+from vitkern.bench.timing import QUICK, Comparison, Plan, interleave
+
+MODELS = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224")
+
+
+def photographs() -> dict[str, Any]:
+    """scikit-learn's photographs, as PIL images."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    found = load_sample_images()
+    names = (os.path.basename(name) for name in found.filenames)
+    return {name: Image.fromarray(image) for name, image in zip(names, found.images, strict=True)}
+
+
+def crops(photos: dict[str, Any], count: int) -> list[Any]:
+    """``count`` squares: from each photograph in turn, further to the right each time."""
+    each = -(-count // len(photos))
+    squares = []
+    for place in range(each):
+        for photo in photos.values():
+            side = photo.height
+            left = (photo.width - side) * place // max(each - 1, 1)
+            squares.append(photo.crop((left, 0, left + side, side)))
+    return squares[:count]
+
+
+def cached_model(name: str) -> tuple[nn.Module, str]:
+    """The model with pretrained weights if they are on this disk, and whose its weights are."""
+    timm = models.require_timm()
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    if repository and any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
+        try:
+            return timm.create_model(name, pretrained=True), f"pretrained ({repository}, cached)"
+        except (OSError, RuntimeError) as error:  # half a download
+            print(f"cached weights of {name} cannot be read: {error}", file=sys.stderr)
+    return models.create(name), "fresh random (no pretrained ones in the cache)"
+
+
+def transformed(model: nn.Module, squares: list[Any]) -> torch.Tensor:
+    """The batch, as the model was trained to see it."""
+    from timm.data import create_transform, resolve_model_data_config
+
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    return torch.stack([transform(square) for square in squares])
+
+
+def show(
+    name: str, squares: list[Any], plan: Plan, full: bool, out: Console
+) -> tuple[bool, list[str]]:
+    """Patch one model and compare. Gives whether it is right, and its line of the table."""
+    model, weights = cached_model(name)
+    eager = model.eval()
+    images = transformed(eager, squares)
+    patched = copy.deepcopy(eager)
+    backend = None if load().available else "eager"
+    report = vitkern.patch(patched, backend=backend)
+    out.print(f"[bold]vitkern.patch({name})[/], weights: {weights}", soft_wrap=True)
+    if full:
+        for module in report.patched:
+            out.print(f"  {module.name}: {module.op}: {module.backend}", markup=False)
+        for skipped in report.skipped:
+            out.print(f"  {skipped.name}: skipped: {skipped.why()}", markup=False, soft_wrap=True)
+    else:
+        out.print(str(report), markup=False, soft_wrap=True)
+    row = Row(name, len(squares))
+    checked = parity.check(row, eager, patched, images)
+    worst = checked.worst
+    cells = [name]
+    if checked.passed:
+        peak = Peak()
+        runs = {side: make_pass(row, m, images) for side, m in
+                (("before", eager), ("after", patched))}  # fmt: skip
+        times = interleave(runs, plan, between=peak.sample)
+        cells += timing_cells(times, flops.model_flops(eager, images), peak)
+    else:
+        cells += ["not timed"] * 4
+    cells += [f"{worst.eager_error:.1e}", f"{worst.error:.1e}" + " WRONG" * (not checked.passed)]
+    out.print()
+    return checked.passed, cells
+
+
+def timing_cells(times: Comparison, operations: int, peak: Peak) -> list[str]:
+    """Before, after, speed-up, share of the peak."""
+    before, after = times.summary("before"), times.summary("after")
+    ratio = times.ratio("before", "after")
+    reached = share(operations, times.seconds["after"], peak)
+    return [
+        f"{before.median * 1e3:.1f}",
+        f"{after.median * 1e3:.1f}",
+        f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]",
+        "-" if reached is None else f"{reached.of_moment:.0%}",
+    ]
+
+
+def main() -> int:
+    """Run the demo; 1 where something is missing or a result is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--full", action="store_true", help="the report with every module")
+    parser.add_argument("--quick", action="store_true", help="one image, few rounds")
+    parser.add_argument("--batch", type=int, help="images at a time (default 8)")
+    arguments = parser.parse_args()
+    count = arguments.batch or (1 if arguments.quick else 8)
+    if count < 1:
+        parser.error("--batch must be at least 1")
+    out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    here, library = machine.describe(), load()
+    try:
+        photos = photographs()
+        models.require_timm()
+    except (ImportError, models.TimmMissing) as error:
+        print(f"demo: {error}; needed: pip install 'vitkern[bench]'", file=sys.stderr)
+        return 1
+    out.print(
+        f"{here.cpu}, {here.threads} thread{'s' * (here.threads != 1)},"
+        f" {here.isa or 'no compiled kernels'}; torch {here.torch}; {count} crops of"
+        f" {', '.join(photos)}\n",
+        soft_wrap=True,
+    )
+    if not library.available:
+        out.print(
+            f"No compiled kernels: {library.reason}.\nThe ops run on the eager backend: plain"
+            " PyTorch, the same results, no speed-up.\n",
+            markup=False,
+            soft_wrap=True,
+        )
+    plan = QUICK if arguments.quick else Plan(min_rounds=7, min_seconds=4.0, max_seconds=20.0)
+    table = Table(title=f"batch {count}, float32: before and after vitkern.patch")
+    table.add_column("model", no_wrap=True)
+    for column in ("ms before", "ms after", "speed-up", "FMA peak", "error before", "error after"):
+        table.add_column(column, justify="right")
+    right = True
+    for name in MODELS:
+        passed, cells = show(name, crops(photos, count), plan, arguments.full, out)
+        right &= passed
+        table.add_row(*cells)
+    out.print(table)
+    out.print(
+        "Times: medians of runs in turns; [quartiles]. FMA peak: share of what the processor could"
+        " do. Errors: the largest against float64, relative to the largest logit.",
+    )
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
