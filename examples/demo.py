@@ -172,6 +172,7 @@ def main() -> int:
     out.print(
         "Times: medians of runs in turns; [quartiles]. FMA peak: share of what the processor could"
         " do. Errors: the largest against float64, relative to the largest logit.",
+        markup=False,
     )
     return 0 if right else 1
 

@@ -18,7 +18,7 @@ from vitkern.bench.timing import Summary
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["document", "notes", "read_json", "table", "write_json"]
+__all__ = ["document", "merged", "notes", "read_json", "table", "write_json"]
 
 SCHEMA = 1
 """Raised when a field of the JSON documents changes its meaning."""
@@ -33,6 +33,22 @@ def document(kind: str, machine: Machine, rows: Sequence[dict[str, Any]]) -> dic
         "machine": machine.to_dict(),
         "rows": list(rows),
     }
+
+
+def merged(path: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """``new`` with the rows of an existing file that it has no row of that ``name`` for.
+
+    Only where both were measured on the same machine with the same software; otherwise, and where
+    there is no such file, just ``new``.
+    """
+    try:
+        old = read_json(path)
+    except (OSError, ValueError):
+        return new
+    if old.get("kind") != new["kind"] or old.get("machine") != new["machine"]:
+        return new
+    rows = {row["name"]: row for row in old["rows"]} | {row["name"]: row for row in new["rows"]}
+    return {**new, "rows": list(rows.values())}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,65 @@
+"""Options and the record of benchmarks: ``pytest benchmarks/ --benchmark-only [--store]``.
+
+Nothing here asserts a time. What is asserted, before anything is timed, is that results are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitkern.bench import machine, report
+
+RESULTS = Path(__file__).parent / "results"
+
+ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
+
+Record = Callable[[str, dict[str, Any]], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vitkern")
+    group.addoption(
+        "--store",
+        action="store_true",
+        help="write the results to benchmarks/results/<machine>/<kind>.json",
+    )
+    group.addoption(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the ops' cases and of the models",
+    )
+    group.addoption(
+        "--wide", action="store_true", help="40 rows of models instead of the five of the table"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = {}
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, benchmark: Any) -> Record:
+    """Adds a row to pytest-benchmark's ``extra_info`` and to what ``--store`` writes.
+
+    A row has a ``name`` that is unique among its kind (``ops`` or ``models``).
+    """
+
+    def add(kind: str, row: dict[str, Any]) -> None:
+        benchmark.extra_info.update(row, machine=machine.describe().to_dict())
+        request.config.stash[ROWS].setdefault(kind, []).append(row)
+
+    return add
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--store"):
+        return
+    here = machine.describe()
+    for kind, rows in session.config.stash[ROWS].items():
+        path = RESULTS / here.slug / f"{kind}.json"
+        report.write_json(path, report.merged(path, report.document(kind, here, rows)))
