@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -147,21 +148,37 @@ def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -
         )
 
 
+# Through a whole model one tensor's error is partly chance: measured on these models, a gradient
+# of 16 values has up to 2.5 times eager's, while the geometric mean over a model's tensors is 0.8
+# to 1.03. So single tensors get some units in the last place, and the mean hardly anything.
+UNITS = 16.0
+MEAN_RATIO = 1.25
+
+
 def assert_as_accurate(
     got: dict[str, torch.Tensor],
     eager: dict[str, torch.Tensor],
     truth: dict[str, torch.Tensor],
 ) -> None:
-    """Errors at most twice eager's, or a few units in the last place of the largest value."""
+    """Each error at most twice eager's and some roundings; on average, hardly above eager's."""
+    ratios = []
     for name, exact in truth.items():
         assert got[name].dtype == eager[name].dtype, name
         if exact.numel() == 0:
             continue
-        error = (got[name].double() - exact).abs().max().item()
-        allowed = 2 * (eager[name].double() - exact).abs().max().item()
+        error, allowed = (_largest(run[name], exact) for run in (got, eager))
         size = max(exact.abs().max().item(), 1e-3)
-        allowed += 8 * torch.finfo(got[name].dtype).eps * size
-        assert error <= allowed, f"{name}: error {error:.3g} > {allowed:.3g} (size {size:.3g})"
+        bound = 2 * allowed + UNITS * torch.finfo(got[name].dtype).eps * size
+        assert error <= bound, f"{name}: error {error:.3g} > {bound:.3g} (size {size:.3g})"
+        if allowed > 0.0 and error > 0.0:
+            ratios.append(math.log(error / allowed))
+    if len(ratios) > 1:
+        mean = math.exp(sum(ratios) / len(ratios))
+        assert mean <= MEAN_RATIO, f"errors are {mean:.2f} times eager's on average"
+
+
+def _largest(value: torch.Tensor, exact: torch.Tensor) -> float:
+    return (value.double() - exact).abs().max().item()
 
 
 def twin(model: nn.Module) -> nn.Module:
