@@ -23,23 +23,25 @@ struct Epilogue {
   int64_t side_stride = 0;
 };
 
-// The common epilogues of whole float32 tiles: out = residual + gamma * activation(tile + bias).
+// The common epilogues of whole float32 tiles, all but `product`, as `t` for the tile at (row, column).
 // Returns false, with nothing done, for those that need more (see Epilogue).
 template <class T>
 VK_INLINE bool simple(const Epilogue<T>& e, int64_t row, int64_t column, TileEpilogue* t) {
   if constexpr (sizeof(T) == 4) {
-    if (e.pre || e.product || e.derivative_at) return false;
+    if (e.product || ((e.pre || e.derivative_at) && e.activation == Activation::none)) return false;
     *t = {e.out + row * e.out_stride + column, e.out_stride, e.bias ? e.bias + column : nullptr,
           e.gamma ? e.gamma + column : nullptr,
-          e.residual ? e.residual + row * e.residual_stride + column : nullptr, e.residual_stride};
+          e.residual ? e.residual + row * e.residual_stride + column : nullptr, e.residual_stride,
+          e.pre ? e.pre + row * e.side_stride + column : nullptr,
+          e.derivative_at ? e.derivative_at + row * e.side_stride + column : nullptr, e.side_stride};
     return true;
   }
   return false;
 }
 
-// A tile of NVEC vectors a row through an activation. Its own function, so that the constants of the
-// polynomial stay in registers for the whole tile.
-template <Activation F, int NVEC>
+// A tile of NVEC vectors a row through an activation, or times its derivative. Its own function, so
+// that the constants of the polynomial stay in registers for the whole tile.
+template <Activation F, int NVEC, bool Derivative>
 static __attribute__((noinline)) void activate_tile(const float* tile, int64_t stride, int rows, TileEpilogue e) {
   for (int r = 0; r < rows; r++) {
     vf x[NVEC];
@@ -47,25 +49,35 @@ static __attribute__((noinline)) void activate_tile(const float* tile, int64_t s
     for (int j = 0; j < NVEC; j++) {
       x[j] = load(tile + r * stride + j * W);
       if (e.bias) x[j] = x[j] + load(e.bias + j * W);
-      x[j] = activate(F, x[j]);
+      if constexpr (Derivative) {
+        x[j] = x[j] * activation_derivative(F, load(e.derivative_at + r * e.side_stride + j * W));
+      } else {
+        if (e.pre) store(e.pre + r * e.side_stride + j * W, x[j]);
+        x[j] = activate(F, x[j]);
+      }
       if (e.gamma) x[j] = x[j] * load(e.gamma + j * W);
       if (e.residual) x[j] = x[j] + load(e.residual + r * e.residual_stride + j * W);
       store(e.out + r * e.out_stride + j * W, x[j]);
     }
   }
 }
+template <Activation F, int NVEC>
+VK_INLINE void activate_columns(const float* tile, int64_t stride, int rows, const TileEpilogue& e) {
+  return e.derivative_at ? activate_tile<F, NVEC, true>(tile, stride, rows, e)
+                         : activate_tile<F, NVEC, false>(tile, stride, rows, e);
+}
 template <Activation F>
-VK_INLINE void activate_tile(const float* tile, int64_t stride, int rows, int vectors, const TileEpilogue& e) {
+VK_INLINE void activate_as(const float* tile, int64_t stride, int rows, int vectors, const TileEpilogue& e) {
 #if VITKERN_WIDTH == 16
-  if (vectors == 3) return activate_tile<F, 3>(tile, stride, rows, e);
+  if (vectors == 3) return activate_columns<F, 3>(tile, stride, rows, e);
 #endif
-  return vectors == 2 ? activate_tile<F, 2>(tile, stride, rows, e) : activate_tile<F, 1>(tile, stride, rows, e);
+  return vectors == 2 ? activate_columns<F, 2>(tile, stride, rows, e) : activate_columns<F, 1>(tile, stride, rows, e);
 }
 VK_INLINE void activate_tile(Activation f, const float* tile, int64_t stride, int rows, int vectors,
                              const TileEpilogue& e) {
   switch (f) {
 #define VK_CASE(F) \
-  case Activation::F: return activate_tile<Activation::F>(tile, stride, rows, vectors, e)
+  case Activation::F: return activate_as<Activation::F>(tile, stride, rows, vectors, e)
     VK_CASE(none);
     VK_CASE(gelu);
     VK_CASE(gelu_tanh);

@@ -7,43 +7,57 @@ namespace vitkern::VITKERN_ISA {
 // dweight (out, in) = z^T x and dbias = the column sums of z, with z (rows, out) float32 and x's rows
 // from `x(first column, columns)`, a source like PlainRows, each element through `map`. One task owns
 // a block of dweight and walks all rows in order, so that the result does not depend on threads.
+// `costly_map`: wider blocks, so that fewer tasks map the same element.
 template <class T, class XSource, class Map>
 static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_t in, const float* z,
-                            int64_t z_stride, const XSource& x, int64_t in_block, const Map& map,
+                            int64_t z_stride, const XSource& x, int64_t in_block, bool costly_map, const Map& map,
                             T* dweight, T* dbias) {
-  constexpr int64_t kOutBlock = 32 * MR, kRows = 192;
-  const int64_t out_blocks = (out + kOutBlock - 1) / kOutBlock;
+  // A block of z^T, cut into tiles of MR columns, stays in the second-level cache; a panel of x in the
+  // first, where every tile uses it.
+  const int64_t out_block = (costly_map ? 64 : 32) * MR, chunk = costly_map ? 192 : 320;
+  const int64_t out_blocks = (out + out_block - 1) / out_block;
   in_block = round_up(in_block, NR);
   const int64_t in_blocks = (in + in_block - 1) / in_block;
   for_tasks(rt, out_blocks * in_blocks, [&](int64_t task) {
-    const int64_t o0 = task / in_blocks * kOutBlock, on = smaller(kOutBlock, out - o0);
+    const int64_t o0 = task / in_blocks * out_block, on = smaller(out_block, out - o0);
     const int64_t i0 = task % in_blocks * in_block, in_n = smaller(in_block, in - i0);
-    const int64_t ldz = padded_stride(kOutBlock), lds = round_up(in_n, W) + 16;
-    float* zb = (float*)rt.scratch(kRowsT, kRows * ldz * 4);
-    float* xb = (float*)rt.scratch(kRowsA, kRows * padded_stride(in_n) * 4);
-    float* panels = (float*)rt.scratch(kPanelsB, packed_floats(in_n, kRows) * 4 + kPrefetchSlack);
-    float* sums = (float*)rt.scratch(kPartial, on * lds * 4);
-    double bias[kOutBlock] = {};
+    const int64_t lds = round_up(in_n, W) + 16;
+    float* zt = (float*)rt.scratch(kRowsT, chunk * out_block * 4);
+    float* xb = (float*)rt.scratch(kRowsA, chunk * padded_stride(in_n) * 4);
+    float* b = (float*)rt.scratch(kPanelsB, chunk * NR * 4 + kPrefetchSlack);
+    float* sums = (float*)rt.scratch(kPartial, (on * lds + 2 * out_block) * 4 + 64);
+    double* bias = (double*)rt.scratch(kTile, out_block * 8);
+    for (int64_t o = 0; o < on; o++) bias[o] = 0;
     if (rows == 0)
       for (int64_t i = 0; i < on * lds; i++) sums[i] = 0.f;
     const auto source = x(i0, in_n);
-    for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
-      const int64_t n = smaller(kRows, rows - r0);
-      for (int64_t r = 0; r < n; r++) memcpy(zb + r * ldz, z + (r0 + r) * z_stride + o0, on * 4);
+    const RowTiles tiles(on);
+    for (int64_t r0 = 0; r0 < rows; r0 += chunk) {
+      const int64_t n = smaller(chunk, rows - r0);
       if (dbias && i0 == 0)
         for (int64_t r = 0; r < n; r++)
-          for (int64_t o = 0; o < on; o++) bias[o] += zb[r * ldz + o];
+          for (int64_t o = 0; o < on; o++) bias[o] += z[(r0 + r) * z_stride + o0 + o];
       if (!dweight) continue;
+      for (int64_t r = 0; r < n; r++) {
+        const float* zr = z + (r0 + r) * z_stride + o0;
+        for (int64_t t = 0, o = 0; t < tiles.count; t++) {
+          const int m = tiles.size(t);
+          float* to = zt + o * n + r * m;
+          if (m == MR) memcpy(to, zr + o, MR * 4);
+          else for (int i = 0; i < m; i++) to[i] = zr[o + i];
+          o += m;
+        }
+      }
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
       for (int64_t p = 0; p < panels_of(in_n); p++) {
-        float* b = panel(panels, n, p);
         pack_panel_kn(xr, ldx, in_n, n, p, b, map);
         const int vectors = (int)(panel_width(in_n, p) / W);
-        const RowTiles tiles(on);
-        for (int64_t t = 0, o = 0; t < tiles.count; o += tiles.size(t), t++)
-          tile_function<ALayout::transposed>(tiles.size(t), vectors)(n, zb + o, ldz, b, sums + o * lds + p * NR, lds,
-                                                                     r0 > 0);
+        for (int64_t t = 0, o = 0; t < tiles.count; t++) {
+          const int m = tiles.size(t);
+          tile_function<ALayout::transposed>(m, vectors)(n, zt + o * n, m, b, sums + o * lds + p * NR, lds, r0 > 0);
+          o += m;
+        }
       }
     }
     if (dweight)

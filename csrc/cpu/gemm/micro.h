@@ -103,6 +103,10 @@ struct TileEpilogue {
   const float *bias, *gamma;
   const float* residual;
   int64_t residual_stride;
+  // Only where an activation follows the tile (see epilogue.h), by rows side_stride apart:
+  float* pre;                  // gets C + bias
+  const float* derivative_at;  // out = (C + bias) * activation'(this)
+  int64_t side_stride;
 };
 
 // C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B, or what `finish` makes of it.
@@ -111,6 +115,8 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
                  bool accumulate, const TileEpilogue* finish) {
   const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
   const int64_t step = (k / chains + kUnroll) / kUnroll * kUnroll;
+  if (accumulate)
+    for (int r = 0; r < M; r++) __builtin_prefetch(c + r * ldc, 1, 3);
   do {
     const int64_t n = k < step ? k : step;
     vf acc[M][NVEC];

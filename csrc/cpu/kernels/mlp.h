@@ -45,7 +45,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
   const int64_t steps_in = C::steps(in), steps_hidden = C::steps(hidden);
 
   if (a.rows == 0 || out == 0) return;
-  if (a.pre1) {
+  if (a.pre1 && sizeof(T) != 4) {
     // For training: the pre-activation of all rows is kept, and activated on the way into the second
     // product.
     Epilogue<T> first{(T*)a.pre1, hidden};
@@ -58,10 +58,13 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
   // Hidden rows as the second product reads them.
   using H = typename choose<C::pairs, T, float>::type;
   const int64_t ldh = C::pairs ? 2 * padded_stride(steps_hidden) : padded_stride(hidden);
-  auto first = [&](H* h) {
+  // The first product of rows [row, ...) into h, and into pre1 for training.
+  auto first = [&](H* h, int64_t row) {
     Epilogue<H> e{h, ldh};
     e.bias = bias1;
     e.activation = a.activation;
+    if (a.pre1) e.pre = (H*)a.pre1 + row * hidden;
+    e.side_stride = hidden;
     return e;
   };
   auto clear_odd = [&](H* h, int64_t n) {
@@ -74,7 +77,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);
-    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first(h));
+    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first(h, 0));
     multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
     return;
   }
@@ -86,7 +89,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
     clear_odd(h, n);
     int64_t lda;
     const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, (n + 1) * padded_stride(in) * 4), &lda);
-    multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h));
+    multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h, row));
     int64_t ldr;
     const float* hr = Compute<H>::rows(h, ldh, hidden).block(0, n, nullptr, &ldr);
     multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
@@ -123,8 +126,8 @@ static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
     });
   if (a.dweight2 || a.dbias2)
     weight_gradient(rt, a.rows, out, hidden, z, z_stride,
-                    [&](int64_t c, int64_t n) { return PlainRows<T>{pre + c, hidden, n}; }, 256,
-                    [&](vf v) { return activate(a.activation, v); }, (T*)a.dweight2, (T*)a.dbias2);
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{pre + c, hidden, n}; }, 384,
+                    true, [&](vf v) { return activate(a.activation, v); }, (T*)a.dweight2, (T*)a.dbias2);
   if (!a.dx && !a.dweight1 && !a.dbias1) return;
   // The gradient at the pre-activation, float32.
   float* dpre = shared + (scaled ? a.rows * ldz : 0);
@@ -148,8 +151,8 @@ static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
   if (a.dx) input_gradient(rt, a.rows, dpre, ldh, a.weight1, kPackedB, (T*)a.dx);
   if (a.dweight1 || a.dbias1)
     weight_gradient(rt, a.rows, hidden, in, dpre, ldh,
-                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, 256,
-                    [](vf v) { return v; }, (T*)a.dweight1, (T*)a.dbias1);
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, 384,
+                    false, [](vf v) { return v; }, (T*)a.dweight1, (T*)a.dbias1);
 }
 static void mlp_backward(const Runtime& rt, const MlpBackwardArgs& a) {
   with_type(a.type, [&](auto t) { mlp_backward_as<decltype(t)>(rt, a); });

@@ -70,7 +70,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
   if (a.dweight || a.dbias)
     weight_gradient(rt, rows, out, in, z, stride,
                     [&](int64_t, int64_t) { return PatchRows<T, false>{a.grid, (const T*)a.images}; }, in,
-                    [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
+                    false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows, ldp = padded_stride(in);
