@@ -4,6 +4,22 @@
 
 namespace vitkern::VITKERN_ISA {
 
+// totals[c] += the sum of column c: runs of rows in float, their sums in double.
+static void add_columns(const float* z, int64_t stride, int64_t rows, int64_t columns, double* totals) {
+  constexpr int64_t kRun = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += kRun) {
+    const int64_t r1 = smaller(rows, r0 + kRun);
+    int64_t c = 0;
+    for (; c + W <= columns; c += W) {
+      vf s = {};
+      for (int64_t r = r0; r < r1; r++) s = s + load(z + r * stride + c);
+      for (int i = 0; i < W; i++) totals[c + i] += s[i];
+    }
+    for (; c < columns; c++)
+      for (int64_t r = r0; r < r1; r++) totals[c] += z[r * stride + c];
+  }
+}
+
 // dweight (out, in) = z^T x and dbias = the column sums of z, with z (rows, out) float32 and x's rows
 // from `x(first column, columns)`, a source like PlainRows, each element through `map`. One task owns
 // a block of dweight and walks all rows in order, so that the result does not depend on threads.
@@ -34,19 +50,15 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
     const RowTiles tiles(on);
     for (int64_t r0 = 0; r0 < rows; r0 += chunk) {
       const int64_t n = smaller(chunk, rows - r0);
-      if (dbias && i0 == 0)
-        for (int64_t r = 0; r < n; r++)
-          for (int64_t o = 0; o < on; o++) bias[o] += z[(r0 + r) * z_stride + o0 + o];
+      const float* zr = z + r0 * z_stride + o0;
+      if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias);
       if (!dweight) continue;
-      for (int64_t r = 0; r < n; r++) {
-        const float* zr = z + (r0 + r) * z_stride + o0;
-        for (int64_t t = 0, o = 0; t < tiles.count; t++) {
-          const int m = tiles.size(t);
-          float* to = zt + o * n + r * m;
-          if (m == MR) memcpy(to, zr + o, MR * 4);
-          else for (int i = 0; i < m; i++) to[i] = zr[o + i];
-          o += m;
-        }
+      for (int64_t t = 0, o = 0; t < tiles.count; t++) {
+        const int m = tiles.size(t);
+        float* to = zt + o * n;
+        if (m == MR) for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, zr + r * z_stride + o, MR * 4);
+        else for (int64_t r = 0; r < n; r++) for (int i = 0; i < m; i++) to[r * m + i] = zr[r * z_stride + o + i];
+        o += m;
       }
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
