@@ -1,10 +1,23 @@
 """WHAT can be computed: one package an op. See each function for its shapes and its source."""
 
 from vitkern.ops.attention import attention
+from vitkern.ops.attention_block import attention_block
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
 from vitkern.ops.mlp import mlp
+from vitkern.ops.mlp_block import mlp_block
 from vitkern.ops.patch_embed import patch_embed
 from vitkern.ops.window_attention import window_attention
+from vitkern.ops.window_attention_block import window_attention_block
 
-__all__ = ["attention", "layer_norm", "linear", "mlp", "patch_embed", "window_attention"]
+__all__ = [
+    "attention",
+    "attention_block",
+    "layer_norm",
+    "linear",
+    "mlp",
+    "mlp_block",
+    "patch_embed",
+    "window_attention",
+    "window_attention_block",
+]

@@ -86,6 +86,63 @@ def pair(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
     return both[0], both[1]
 
 
+def windows(
+    name: str, x: torch.Tensor, window_size: Any, shift_size: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and shift as pairs that fit the map ``x`` (B, H, W, ...).
+
+    Raises:
+        TypeError: neither ints nor pairs of ints.
+        ValueError: a window larger than the map, or a shift that is not below the window.
+    """
+    window = pair("window_size", window_size, minimum=1)
+    shift = pair("shift_size", shift_size, minimum=0)
+    height, width = x.shape[1:3]
+    if window[0] > height or window[1] > width:
+        raise ValueError(
+            f"window_size {window} must not be larger than the map {(height, width)}"
+            f" ({name} is {shape_of(x)})"
+        )
+    if shift[0] >= window[0] or shift[1] >= window[1]:
+        raise ValueError(f"shift_size must be below window_size {window}, got {shift_size!r}")
+    return window, shift
+
+
+def heads(name: str, x: torch.Tensor, num_heads: Any, parts: int = 1) -> int:
+    """The size of a head where x's last dimension is ``parts`` times ``num_heads`` of them.
+
+    Raises:
+        TypeError: ``num_heads`` is not an int.
+        ValueError: ``num_heads`` is not positive, or does not divide the last dimension.
+    """
+    if not _is_int(num_heads):
+        raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    channels: int = x.shape[-1]
+    if channels == 0 or channels % (parts * num_heads):
+        multiple = "num_heads" if parts == 1 else f"{parts} * num_heads"
+        raise ValueError(
+            f"{name} must have a last dimension that is a multiple of {multiple} ="
+            f" {parts * num_heads}, got shape {shape_of(x)}"
+        )
+    return channels // (parts * num_heads)
+
+
+def scale(value: Any, head_dim: int) -> float:
+    """What scores are multiplied with; None is ``head_dim ** -0.5``.
+
+    Raises:
+        TypeError: neither a number nor None.
+    """
+    if value is None:
+        default: float = head_dim**-0.5
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"scale must be a number or None, got {type(value).__name__}")
+    return value
+
+
 def probability(name: str, value: float) -> None:
     """``0 <= value < 1``.
 
@@ -109,4 +166,86 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     return tuple(
         t.to(dtype) if t is not None and t.dtype in FLOATING and t.dtype != torch.float64 else t
         for t in tensors
+    )
+
+
+Values = tuple[Any, ...]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def uniform(x: torch.Tensor, values: Values, shapes: Shapes) -> bool:
+    """Whether each value is None or a tensor of x's dtype, on x's device, of its shape.
+
+    The quick way to see that nothing is wrong; where it says no, other checks find out what is.
+    """
+    dtype, device = x.dtype, x.device
+    for value, expected in zip(values, shapes, strict=True):
+        if value is not None and not (
+            isinstance(value, torch.Tensor)
+            and value.shape == expected
+            and value.dtype is dtype
+            and value.device == device
+        ):
+            return False
+    return True
+
+
+def needs_grad(*tensors: torch.Tensor | None) -> bool:
+    """Whether the result must be differentiable."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def block(x: torch.Tensor, names: tuple[str, ...], values: Values, shapes: Shapes) -> bool:
+    """Whether one call can compute a fused block on ``x``, or several are needed.
+
+    Several, where autocast is on, or where dtypes differ: all must be x's, but the norm's
+    parameters (together) may be float32 beside a half-precision x.
+
+    Args:
+        x: a floating-point tensor.
+        names: how the user calls ``values``.
+        values: norm's weight and bias, two weights each followed by its bias, gamma, any others.
+            Only the two weights must not be None.
+        shapes: of ``values``.
+
+    Raises:
+        TypeError: not floating-point tensors, or dtypes that do not go together.
+        ValueError: shapes or devices that do not fit.
+    """
+    autocasts = torch.is_autocast_enabled(x.device.type)
+    if not autocasts and values[2] is not None and values[4] is not None:
+        if uniform(x, values, shapes):
+            return True
+        first = values[1] if values[0] is None else values[0]
+        if (
+            _is_wide_beside(x, first)
+            and first.device == x.device
+            and uniform(first, values[:2], shapes[:2])
+            and uniform(x, values[2:], shapes[2:])
+        ):
+            return True
+
+    given = f"x is {shape_of(x)}"
+    for i, (name, value, expected) in enumerate(zip(names, values, shapes, strict=True)):
+        if value is None and i not in (2, 4):
+            continue
+        tensor(name, value)
+        shape(name, value, expected, given)
+        if value.device != x.device:
+            raise ValueError(f"{name} is on {value.device} but x is on {x.device}")
+        if i < 2 and value.dtype != x.dtype and not _is_wide_beside(x, value):
+            raise TypeError(f"{name} is {value.dtype} but x is {x.dtype}")
+    if not autocasts:
+        others = dict(zip(names[2:], values[2:], strict=True))
+        del others[names[6]]  # gamma promotes, as in ``linear`` and ``mlp``
+        same("x", x, **others)
+    return False
+
+
+def _is_wide_beside(x: torch.Tensor, value: Any) -> bool:
+    """Whether ``value`` is a float32 tensor and ``x`` of half precision."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype is torch.float32
+        and x.dtype in (torch.bfloat16, torch.float16)
     )

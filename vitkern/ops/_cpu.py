@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 
@@ -36,6 +37,38 @@ def refusals(*tensors: torch.Tensor | None) -> list[str]:
         if tensor.layout != torch.strided:
             return [f"layout {tensor.layout}; takes strided tensors"]
     return []
+
+
+def block_refusals(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor | None,
+    norm_bias: torch.Tensor | None,
+    *others: torch.Tensor | None,
+) -> list[str]:
+    """Reasons to refuse a fused block: those of every op, and dtypes that its kernel cannot mix."""
+    reasons = refusals(x, norm_weight, norm_bias, *others)
+    if reasons:
+        return reasons
+    dtype = x.dtype
+    for other in others:
+        if other is not None and other.dtype is not dtype:
+            return [f"{other.dtype} beside x's {dtype}; takes one dtype for all but the norm"]
+    first = norm_bias if norm_weight is None else norm_weight
+    if first is not None and (
+        (norm_bias is not None and norm_bias.dtype is not first.dtype)
+        or (first.dtype is not dtype and first.dtype is not torch.float32)
+    ):
+        return [f"a norm in other dtypes than x's {dtype} or float32, or in two"]
+    return []
+
+
+def no_gradient(*_: Any) -> NoReturn:
+    """The backward of a fused block, whose public function composes where one is wanted.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError("fused blocks are for inference: call the public function for gradients")
 
 
 class _Packed:

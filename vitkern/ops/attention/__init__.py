@@ -64,10 +64,7 @@ def attention(
         _check_broadcast(bias, (batch, heads, queries, keys))
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, q, (batch, keys))
-    if scale is None:
-        scale = head_dim**-0.5
-    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    scale = _check.scale(scale, head_dim)
     _check.probability("dropout_p", dropout_p)
     q, k, v, bias = _check.autocast(q, k, v, bias)  # type: ignore[assignment]
     _check.same("q", q, k=k, v=v, bias=bias)

@@ -56,25 +56,9 @@ def window_attention(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("qkv", qkv, dims=4)
-    if isinstance(num_heads, bool) or not isinstance(num_heads, int):
-        raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
-    if num_heads < 1:
-        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    head_dim = _check.heads("qkv", qkv, num_heads, parts=3)
+    window, shift = _check.windows("qkv", qkv, window_size, shift_size)
     height, width, channels = qkv.shape[1:]
-    if channels == 0 or channels % (3 * num_heads):
-        raise ValueError(
-            f"qkv must have a last dimension that is a multiple of 3 * num_heads ="
-            f" {3 * num_heads}, got shape {_check.shape_of(qkv)}"
-        )
-    window = _check.pair("window_size", window_size, minimum=1)
-    shift = _check.pair("shift_size", shift_size, minimum=0)
-    if window[0] > height or window[1] > width:
-        raise ValueError(
-            f"window_size {window} must not be larger than the map {(height, width)}"
-            f" (qkv is {_check.shape_of(qkv)})"
-        )
-    if shift[0] >= window[0] or shift[1] >= window[1]:
-        raise ValueError(f"shift_size must be below window_size {window}, got {shift_size!r}")
     if bias_table is not None:
         _check.tensor("bias_table", bias_table)
         rows = (2 * window[0] - 1) * (2 * window[1] - 1)
@@ -85,10 +69,7 @@ def window_attention(
         _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
         if height % window[0] == 0 and width % window[1] == 0:
             pad_value = None
-    if scale is None:
-        scale = (channels // (3 * num_heads)) ** -0.5
-    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"scale must be a number or None, got {type(scale).__name__}")
+    scale = _check.scale(scale, head_dim)
     qkv, bias_table, pad_value = _check.autocast(  # type: ignore[assignment]
         qkv, bias_table, pad_value
     )
