@@ -7,29 +7,20 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops._pending import pending
 from vitkern.ops.attention.call import AttentionCall
-
-_PENDING = pending("attention")
 
 
 def supports(call: AttentionCall) -> list[str]:
     """Reasons to refuse: only those of every op (the mask's dtype is another one)."""
-    return _cpu.refusals(call.q, call.k, call.v, call.bias) or _PENDING
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with elements of a row side by side, which the kernels need."""
-    # Not contiguous(): with one element a row it would leave any last stride as it is.
-    return x if x.stride(-1) == 1 else x.clone(memory_format=torch.contiguous_format)
+    return _cpu.refusals(call.q, call.k, call.v, call.bias)
 
 
 def forward(call: AttentionCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps the output and the logarithm of each row's sum of exponentials."""
     out, lse = torch.ops.vitkern_cpu.attention(
-        _rows(call.q),
-        _rows(call.k),
-        _rows(call.v),
+        call.q,
+        call.k,
+        call.v,
         call.bias,
         call.key_padding_mask,
         call.scale,
@@ -49,10 +40,10 @@ def backward(
     """One gradient per argument, None where it is not wanted."""
     wanted = needs[:4]  # q, k, v, bias
     computed = torch.ops.vitkern_cpu.attention_backward(
-        _rows(grads[0]),
-        _rows(call.q),
-        _rows(call.k),
-        _rows(call.v),
+        grads[0],
+        call.q,
+        call.k,
+        call.v,
         *saved,
         call.bias,
         call.key_padding_mask,

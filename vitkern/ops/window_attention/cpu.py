@@ -7,15 +7,12 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops._pending import pending
 from vitkern.ops.window_attention.call import WindowAttentionCall
-
-_PENDING = pending("window_attention")
 
 
 def supports(call: WindowAttentionCall) -> list[str]:
     """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.qkv, call.bias_table, call.pad) or _PENDING
+    return _cpu.refusals(call.qkv, call.bias_table, call.pad)
 
 
 def forward(call: WindowAttentionCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
