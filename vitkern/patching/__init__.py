@@ -8,8 +8,8 @@ How it is done
     class, not ``type(module)``, not other instances, not parameters, buffers or the state dict.
     Hooks on the module fire as ever, and ``unpatch`` deletes that one key. The swap knows its
     module by a weak reference, so that a deleted model is freed at once; ``copy.deepcopy`` and
-    pickling bind the copy's swap to the copy. (A bound method would do neither: it is a reference
-    cycle, and is unpickled as the class's forward.)
+    pickling bind the copy's swap to the copy. (A bound method would be a reference cycle, and is
+    unpickled as the class's forward.)
 
 What keeps working
     * Hooks on children that a fused parent bypasses, ``register_forward_hook`` on ``block.mlp``
@@ -23,20 +23,23 @@ What keeps working
       one warning says so.
     * ``train()``/``eval()``, dropout and drop path: those that are active run as the modules that
       they are, and draw the random numbers of the original forward. Attention dropout draws others.
-    * Autocast, gradient checkpointing, DDP, FSDP2 (``fully_shard`` after ``patch``), ``torch.func
-      .functional_call``, ``torch.compile(fullgraph=True)`` and ``torch.export``. Compiled code
-      keeps the decision of its first call: as ever with torch.compile, hooks added later are not
-      seen. ``torch.fx`` tracing sees the original forward.
+    * Autocast, gradient checkpointing, DDP, FSDP2 (``fully_shard`` after ``patch``),
+      ``torch.func.functional_call``, ``torch.compile(fullgraph=True)`` and ``torch.export``.
+      Compiled code keeps the decision of its first call: as ever with torch.compile, hooks added
+      later are not seen. ``torch.fx`` tracing sees the original forward.
 
 What does not
     * ``copy.copy(module)`` and ``nn.DataParallel`` share the instance's ``__dict__``, so the copy's
       forward computes with the original: patch the copy again, or use ``deepcopy`` or DDP.
     * A whole pickled model needs vitkern where it is loaded, and its state dict does not.
     * Second derivatives and ``torch.func.grad``/``vmap`` of ops on compiled backends.
-    * ``torch.jit.script``: unpatch first.
+    * ``torch.jit.script`` and ``torch.jit.trace``: unpatch first.
 
 Calls that a patched module cannot compute run its original forward, and warn once: ``is_causal`` in
 timm's attention, Swin training with attention dropout, maps smaller than their window.
+
+To add a library, add a module that defines ``ADAPTERS`` here: see ``timm_vit.py`` for one that is
+mostly a table, and :class:`~vitkern.patching.adapter.Adapter` for what an adapter answers.
 """
 
 from vitkern.patching.api import CannotPatch, patch, patched, unpatch
