@@ -3,7 +3,7 @@
 Method: a process of its own, in which glibc gives freed memory back at once
 (:data:`~vitkern.bench.allocator.RETURN`), so that the resident size is what is in use, whoever
 allocated it: PyTorch, MKL, oneDNN, our kernels' scratch. For each model: one pass to warm up; then,
-``REPEATS`` times: give back what is free, read the resident size (*rest*), have Linux forget its
+a few times: give back what is free, read the resident size (*rest*), have Linux forget its
 high-water mark (``/proc/self/clear_refs``), run a pass, read the mark (``VmHWM``). The median of
 the differences counts. Linux counts per processor, and both figures can be off by some 100 KB.
 
@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitkern.bench import allocator, child
@@ -34,8 +35,6 @@ from vitkern.ops import _cpu
 from vitkern.patching import patch
 
 __all__ = ["Memory", "measure", "unavailable"]
-
-REPEATS = 3
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -66,7 +65,7 @@ def unavailable() -> str | None:
     return None if "VmHWM" in _STATUS.read_text() else f"no high-water mark in {_STATUS}"
 
 
-def measure(rows: Sequence[Row]) -> list[Memory]:
+def measure(rows: Sequence[Row], *, repeats: int = 3) -> list[Memory]:
     """Measure the rows, all in one new process.
 
     Raises:
@@ -76,27 +75,45 @@ def measure(rows: Sequence[Row]) -> list[Memory]:
     reason = unavailable()
     if reason is not None:
         raise RuntimeError(reason)
-    request = [row.to_dict() for row in rows]
+    request = {"rows": [row.to_dict() for row in rows], "repeats": repeats}
     found = child.call("memory", "measure_here", request, allocator.RETURN)
     return [Memory(**values) for values in found]
 
 
-def measure_here(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure_here(request: dict[str, Any]) -> list[dict[str, Any]]:
     """What the new process does."""
-    return [_measure(Row.from_dict(row)).to_dict() for row in rows]
+    rows = map(Row.from_dict, request["rows"])
+    return [_measure(row, request["repeats"]).to_dict() for row in rows]
 
 
-def _measure(row: Row) -> Memory:
+def measure_blocks(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """The method on what is known: passes that hold so many blocks of 1 MiB, three times."""
+
+    class Blocks(nn.Module):
+        def __init__(self, held: int) -> None:
+            super().__init__()
+            self.held = held
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                blocks = [torch.ones(1 << 18) for _ in range(self.held)]
+                del blocks
+            return x + 1
+
+    return [_peak(Row("blocks", 1), Blocks(held), torch.zeros(4), 3) for held in counts]
+
+
+def _measure(row: Row, repeats: int) -> Memory:
     model, images = build(row)
-    eager, _ = _peak(row, model, images)
+    eager, _ = _peak(row, model, images, repeats)
     before = _cpu.packed_bytes()
     patch(model)
-    patched, left = _peak(row, model, images)
+    patched, left = _peak(row, model, images, repeats)
     packed = _cpu.packed_bytes() - before
     return Memory(eager, patched, packed, left - packed)
 
 
-def _peak(row: Row, model: nn.Module, images: Any) -> tuple[int, int]:
+def _peak(row: Row, model: nn.Module, images: torch.Tensor, repeats: int) -> tuple[int, int]:
     """The peak above rest, and by how much the first pass raised the rest."""
     run = make_pass(row, model, images)
 
@@ -110,7 +127,7 @@ def _peak(row: Row, model: nn.Module, images: Any) -> tuple[int, int]:
     run()
     left = rest() - before
     peaks = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         resting = rest()
         _CLEAR.write_text("5")
         run()

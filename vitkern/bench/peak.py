@@ -3,11 +3,13 @@
 The peak is what the machine does, at the moment, when it does nothing but float32 fused
 multiply-adds in the instruction set in use, on as many threads as PyTorch uses: registers only, no
 memory. On shared or clocked machines it changes by the second, so it is sampled before, between
-and after the runs, and the share of a run is taken against the samples on either side of it.
+and after the runs, and the share of a run is taken against the higher one of the samples before
+and after it (a sample that was interrupted is too low, and none is too high).
 
-A neighbour that slows only the sample makes the share too high, one that slows only the run too
-low; medians over rounds drop single ones. The share of the *highest* peak of the whole measurement
-is given beside it: it is never too high, and the two agree on a quiet machine.
+A neighbour that slows both samples makes the share too high, one that slows only the run too low;
+medians over rounds drop single ones. The share of the *highest* peak of the whole measurement is
+given beside it: it is never too high, and the two agree on a quiet machine. Where they do not,
+believe neither.
 
 Products in bfloat16 have instructions with twice that peak, and may exceed it.
 """
@@ -96,7 +98,7 @@ def share(flops: float | None, seconds: Sequence[float], peak: Peak) -> Share | 
         raise ValueError(f"{len(peak.samples)} samples of the peak for {len(seconds)} rounds")
     around = zip(peak.samples, peak.samples[1:], strict=False)
     shares = [
-        flops / taken / ((before + after) / 2 * 1e9)
+        flops / taken / (max(before, after) * 1e9)
         for taken, (before, after) in zip(seconds, around, strict=True)
     ]
     best = flops / summarize(seconds).median / (max(peak.samples) * 1e9)

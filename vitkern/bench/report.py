@@ -142,7 +142,12 @@ def notes(results: Sequence[Result]) -> list[str]:
     for note, labels in rows.items():
         where = "" if len(labels) == len(results) else f"{'; '.join(labels)}: "
         lines.append(where + note)
-    for result in results:
+    for result in timed:
+        if result.peak is not None and result.peak.low < 0.85 * result.peak.high:
+            lines.append(
+                f"{result.row.label}: the machine was busy: the quartiles of its peak are"
+                f" {result.peak.low:.0f} and {result.peak.high:.0f} GFLOP/s"
+            )
         if result.faults is not None:
             f = result.faults
             lines.append(

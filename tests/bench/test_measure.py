@@ -1,0 +1,91 @@
+"""The measurement of a row: right models are timed, wrong ones are not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from vitkern._library import load
+from vitkern.bench import allocator, measure
+from vitkern.bench.models import Row
+from vitkern.bench.timing import Plan
+
+ROW = Row("vit_tiny_patch16_224", 1)
+PLAN = Plan(min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
+
+
+def test_a_row_is_measured() -> None:
+    steps: list[str] = []
+    result = measure.measure(ROW, PLAN, with_memory=False, progress=steps.append)
+    assert steps == ["model", "parity", "time", ""]
+    assert result.ok
+    assert result.eager is not None
+    assert result.eager.count == 2
+    assert result.speedup is not None
+    assert result.speedup.median > 0.0
+    assert result.flops is not None
+    assert result.memory is result.faults is None
+    assert json.loads(json.dumps(result.to_dict()))["row"]["model"] == ROW.model
+    if load().available:
+        assert result.backends["cpu"] > 0
+        assert result.patched_share is not None
+        assert result.notes == []
+    else:
+        assert result.backends == {}
+        assert result.patched_share is None
+        assert any("nothing was patched" in note for note in result.notes)
+
+
+@pytest.fixture
+def sabotaged(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the patched model of the next measurement do something to its output."""
+
+    def sabotage(change: Any) -> None:
+        original = measure.patch
+
+        def patch(model: torch.nn.Module) -> Any:
+            model.register_forward_hook(lambda module, args, out: change(out))
+            return original(model)
+
+        monkeypatch.setattr(measure, "patch", patch)
+
+    return sabotage
+
+
+def refuse_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interleave(*args: Any, **options: Any) -> None:
+        raise AssertionError("a wrong model was timed")
+
+    monkeypatch.setattr(measure, "interleave", interleave)
+
+
+def test_a_wrong_model_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabotaged: Any) -> None:
+    refuse_to_time(monkeypatch)
+    sabotaged(lambda out: out * 1.001)
+    result = measure.measure(ROW, PLAN)
+    assert not result.ok
+    assert result.eager is None
+    assert result.notes[-1].startswith("not timed, parity failed: output: error 0.001, eager's")
+
+
+def test_a_model_that_fails_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabotaged: Any) -> None:
+    def fail(out: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel here. And more.\nAnd more lines.")
+
+    refuse_to_time(monkeypatch)
+    sabotaged(fail)
+    result = measure.measure(ROW, PLAN)
+    assert (result.ok, result.parity) == (False, None)
+    assert result.notes[-1] == "not timed, it fails: no kernel here"
+
+
+@pytest.mark.skipif(not allocator.is_glibc(), reason="needs glibc")
+def test_without_page_faults() -> None:
+    result = measure.measure(ROW, PLAN, with_memory=False, with_faults=True)
+    assert result.faults is not None
+    assert result.faults.speedup.count == 2
+    assert result.faults.eager_left is not None
+    assert result.faults.eager_left < 64  # the memory of earlier passes is still there

@@ -1,0 +1,53 @@
+"""Shares of the peak, with a peak that is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitkern._library import LibraryStatus, load
+from vitkern.bench import peak
+from vitkern.bench.peak import Peak, Share, share
+
+
+def of(*gflops: float) -> Peak:
+    values = iter(gflops)
+    found = Peak(probe=lambda seconds: next(values))
+    for _ in gflops:
+        found.sample()
+    return found
+
+
+def test_share_is_against_the_higher_peak_around_each_run() -> None:
+    # 50 GFLOP/s, then 25 GFLOP/s on a machine that halved its rate; one sample was interrupted.
+    got = share(1e9, (0.02, 0.02, 0.04), of(100.0, 10.0, 100.0, 50.0))
+    assert got == Share(of_moment=pytest.approx(0.5), of_best=pytest.approx(0.5))
+    got = share(1e9, (0.02, 0.04, 0.04), of(100.0, 50.0, 50.0, 50.0))
+    assert got == Share(of_moment=pytest.approx(0.5), of_best=pytest.approx(0.25))
+
+
+def test_unknown_shares() -> None:
+    assert share(None, (1.0,), of(1.0, 1.0)) is None
+    assert share(0, (1.0,), of(1.0, 1.0)) is None
+    assert share(1e9, (1.0,), of()) is None
+
+
+def test_samples_have_to_surround_the_rounds() -> None:
+    with pytest.raises(ValueError, match="2 samples of the peak for 2 rounds"):
+        share(1e9, (1.0, 1.0), of(1.0, 1.0))
+
+
+def test_without_library_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "load", lambda: LibraryStatus(False, Path("x"), "none was built"))
+    found = Peak()
+    found.sample()
+    assert (found.samples, found.reason, found.summary()) == ([], "none was built", None)
+
+
+@pytest.mark.skipif(not load().available, reason="no compiled library")
+def test_the_library_measures_it() -> None:
+    found = Peak(seconds=0.002)
+    found.sample()
+    assert found.reason is None
+    assert found.samples[0] > 0.0
