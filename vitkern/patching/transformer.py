@@ -59,6 +59,20 @@ class Attention(Adapter):
         rate: float = module._modules["attn_drop"].p if module.training else 0.0
         return rate
 
+    def plain(self, module: Any) -> bool:
+        """Whether there is nothing but qkv, scores and projection."""
+        m = module._modules
+        for name in ("q_norm", "k_norm", "norm", "gate"):
+            child = m.get(name)
+            if child is not None and type(child) is not nn.Identity:
+                return False
+        weight = m["qkv"]._parameters["weight"]
+        return (
+            weight.shape[0] == 3 * weight.shape[1]
+            and self.dropout_p(module) == 0.0
+            and not parts.active(m["proj_drop"])
+        )
+
     def attend(
         self,
         module: Any,
@@ -126,6 +140,46 @@ class Mlp(Adapter):
             first, second = probe.linear(fc1, activation), probe.linear(fc2)
             return Match(calls=[first, probe.layer_norm(norm, first.weight), second])
         return Match(calls=[probe.mlp(fc1, fc2, activation)])
+
+    def plain(self, module: Any) -> bool:
+        """Whether there is nothing but two products and an activation: no norm, no dropout."""
+        m = module._modules
+        norm = m.get("norm")
+        return (
+            (norm is None or type(norm) is nn.Identity)
+            and not parts.active(m["drop1"])
+            and not parts.active(m["drop2"])
+        )
+
+    def branch(
+        self,
+        module: Any,
+        norm: nn.Module,
+        x: torch.Tensor,
+        backend: str | None,
+        *,
+        scale: nn.Module | None = None,
+        drop_path: nn.Module,
+    ) -> torch.Tensor:
+        """``x + drop_path(scale(mlp(norm(x))))``: a block's second half, in one op where it can."""
+        if not self.plain(module) or parts.active(drop_path):
+            y = compute.layer_norm(norm, x, backend)
+            return self.perceptron(module, y, backend, scale=scale, drop_path=drop_path, residual=x)
+        m = module._modules
+        n, first, second = norm._parameters, m["fc1"]._parameters, m["fc2"]._parameters
+        return ops.mlp_block(
+            x,
+            n["weight"],
+            n["bias"],
+            first["weight"],
+            first["bias"],
+            second["weight"],
+            second["bias"],
+            eps=norm.eps,  # type: ignore[arg-type]
+            activation=parts.activation(m["act"]),
+            gamma=None if scale is None else parts.gamma(scale),
+            backend=backend,
+        )
 
     def perceptron(
         self,
@@ -234,20 +288,37 @@ class Block(Adapter):
         """The whole block; ``bias`` is added to the attention's scores."""
         m = module._modules
         attn = m["attn"]
-        y = compute.layer_norm(m["norm1"], x, backend)
-        y = self.attention.attend(attn, y, backend, bias)
-        x = compute.project(
-            y,
-            attn._modules["proj"],
-            attn._modules["proj_drop"],
-            backend,
-            scale=m["ls1"],
-            drop_path=m["drop_path1"],
-            residual=x,
-        )
-        y = compute.layer_norm(m["norm2"], x, backend)
-        return self.mlp.perceptron(
-            m["mlp"], y, backend, scale=m["ls2"], drop_path=m["drop_path2"], residual=x
+        a = attn._modules
+        if bias is None and self.attention.plain(attn) and not parts.active(m["drop_path1"]):
+            norm, qkv, proj = m["norm1"]._parameters, a["qkv"]._parameters, a["proj"]._parameters
+            x = ops.attention_block(
+                x,
+                norm["weight"],
+                norm["bias"],
+                qkv["weight"],
+                qkv["bias"],
+                proj["weight"],
+                proj["bias"],
+                num_heads=attn.num_heads,
+                eps=m["norm1"].eps,
+                scale=self.attention.scale(attn),
+                gamma=parts.gamma(m["ls1"]),
+                backend=backend,
+            )
+        else:
+            y = compute.layer_norm(m["norm1"], x, backend)
+            y = self.attention.attend(attn, y, backend, bias)
+            x = compute.project(
+                y,
+                a["proj"],
+                a["proj_drop"],
+                backend,
+                scale=m["ls1"],
+                drop_path=m["drop_path1"],
+                residual=x,
+            )
+        return self.mlp.branch(
+            m["mlp"], m["norm2"], x, backend, scale=m["ls2"], drop_path=m["drop_path2"]
         )
 
     def forward(self, swap: Swap, module: Any, x: torch.Tensor) -> torch.Tensor:

@@ -101,13 +101,42 @@ class SwinBlock(Adapter):
             return swap.original(module, x, why="attention dropout is active in training")
         if x.shape[1] < window[0] or x.shape[2] < window[1]:
             return swap.original(module, x, why=f"the map is smaller than its window {window}")
+        qkv, proj = attn._modules["qkv"]._parameters, attn._modules["proj"]._parameters
+        dropping = parts.active(attn._modules["proj_drop"]) or parts.active(m["drop_path1"])
+        if dropping or qkv["weight"].shape[0] != 3 * qkv["weight"].shape[1]:
+            x = self.attend(module, x, backend)
+        else:
+            norm = m["norm1"]._parameters
+            x = ops.window_attention_block(
+                x,
+                norm["weight"],
+                norm["bias"],
+                qkv["weight"],
+                qkv["bias"],
+                proj["weight"],
+                proj["bias"],
+                attn._parameters[TABLE],
+                num_heads=attn.num_heads,
+                window_size=window,
+                shift_size=module.shift_size,
+                eps=m["norm1"].eps,
+                scale=self.scale(attn),
+                pad_first=False,
+                backend=backend,
+            )
+        return self.mlp.branch(m["mlp"], m["norm2"], x, backend, drop_path=m["drop_path2"])
+
+    def attend(self, module: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
+        """The attention half of the block, op by op: with dropouts, or heads of another width."""
+        m = module._modules
+        attn = m["attn"]
         y = compute.layer_norm(m["norm1"], x, backend)
         y = compute.linear(attn._modules["qkv"], y, backend)
         y = ops.window_attention(
             y,
             attn._parameters[TABLE],
             num_heads=attn.num_heads,
-            window_size=window,
+            window_size=module.window_size,
             shift_size=module.shift_size,
             scale=self.scale(attn),
             pad_value=attn._modules["qkv"]._parameters["bias"],
@@ -115,14 +144,11 @@ class SwinBlock(Adapter):
             backend=backend,
         )
         proj, dropout = attn._modules["proj"], attn._modules["proj_drop"]
-        if parts.active(dropout):
-            y = compute.linear(proj, y, backend)
-            y = y * _dropped(dropout, y, window, module.shift_size)
-            x = compute.join(y, m["drop_path1"], x)
-        else:
-            x = compute.project(y, proj, dropout, backend, drop_path=m["drop_path1"], residual=x)
-        y = compute.layer_norm(m["norm2"], x, backend)
-        return self.mlp.perceptron(m["mlp"], y, backend, drop_path=m["drop_path2"], residual=x)
+        if not parts.active(dropout):
+            return compute.project(y, proj, dropout, backend, drop_path=m["drop_path1"], residual=x)
+        y = compute.linear(proj, y, backend)
+        y = y * _dropped(dropout, y, module.window_size, module.shift_size)
+        return compute.join(y, m["drop_path1"], x)
 
 
 def _dropped(
