@@ -66,6 +66,8 @@ def test_opcheck(op: str) -> None:
     checked = set()
     for case in cases[:2]:
         for operator, args in _recorded(op, case, torch.float32, grad=True):
+            # The operators have no gradient of their own: dispatch's wrapper has it.
+            args = tuple(a.detach() if torch.is_tensor(a) else a for a in args)
             torch.library.opcheck(operator, args)
             checked.add(operator.name().split("::")[1])
     assert checked == {op, f"{op}_backward"}
