@@ -1,6 +1,7 @@
 """Every backend of every op against eager PyTorch, on the shapes of real models.
 
-The shapes are the cases tagged ``model``, which the tests read too. Weights are parameters, as in a
+The shapes are the cases tagged ``model``, which the tests read too. Blocks are compared with their
+reference, which is what the modules of a model do one after the other. Weights are parameters, as in a
 model, so that their packed forms are kept from call to call.
 """
 
@@ -17,12 +18,13 @@ from vitkern.bench.flops import op_flops
 from vitkern.bench.models import DTYPES
 from vitkern.bench.peak import Peak, share
 from vitkern.bench.timing import Plan, interleave
+from vitkern.dispatch import OPERATORS
 
 PLAN = Plan(min_rounds=5, min_seconds=0.1, max_seconds=2.0, sample_seconds=0.003)
 
 CASES = [
     pytest.param(op, backend, case, id=f"{op}-{backend}-{case.name}")
-    for op in harness.OPS
+    for op in sorted(OPERATORS)
     for backend in harness.backends(op)
     for case in harness.cases(op, "model")
 ]
@@ -34,7 +36,7 @@ def as_parameters(call: Any) -> Any:
         **{
             name: torch.nn.Parameter(value, requires_grad=False)
             for name, value in harness.floating(call).items()
-            if name.startswith("weight")
+            if "weight" in name
         }
     )
 

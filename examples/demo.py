@@ -127,13 +127,13 @@ def timing_cells(times: Comparison, operations: int, peak: Peak) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the demo; 1 where something is missing or a result is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="the report with every module")
     parser.add_argument("--quick", action="store_true", help="one image, few rounds")
     parser.add_argument("--batch", type=int, help="images at a time (default 8)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     count = arguments.batch or (1 if arguments.quick else 8)
     if count < 1:
         parser.error("--batch must be at least 1")
@@ -147,7 +147,7 @@ def main() -> int:
         return 1
     out.print(
         f"{here.cpu}, {here.threads} thread{'s' * (here.threads != 1)},"
-        f" {here.isa or 'no compiled kernels'}; torch {here.torch}; {count} crops of"
+        f" {here.isa or 'no compiled kernels'}; torch {here.torch}; {count} crop{'s' * (count != 1)} of"
         f" {', '.join(photos)}\n",
         soft_wrap=True,
     )

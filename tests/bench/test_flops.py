@@ -74,6 +74,7 @@ EXPECTED = {
     "patch_embed": lambda c: 2 * c.images.numel() * c.weight.shape[0],
     "layer_norm": lambda c: 0,
     "window_attention": lambda c: 4 * c.qkv.numel() // 3 * c.window[0] * c.window[1],
+    "attention_block": lambda c: c.x.numel() * (8 * c.x.shape[2] + 4 * c.x.shape[1]),
 }
 
 

@@ -1,0 +1,112 @@
+"""``vitkern bench``: which rows, what it prints and writes, how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitkern import cli
+from vitkern.bench import measure, models, report
+from vitkern.bench.measure import Result
+from vitkern.bench.models import TARGETS, WIDE, Row, TimmMissing
+from vitkern.bench.parity import Check, Parity
+from vitkern.bench.timing import QUICK, Summary
+from vitkern.cli import bench
+
+
+def rows(*argv: str) -> list[Row]:
+    parser = argparse.ArgumentParser()
+    bench.configure(parser)
+    return bench.rows(parser.parse_args(argv))
+
+
+def test_rows() -> None:
+    assert rows() == rows("--quick") == list(TARGETS)
+    assert rows("--wide") == list(WIDE)
+    assert rows("a", "b") == [Row("a", 1), Row("b", 1)]
+    assert rows("a", "--batch", "1", "8", "--train") == [Row("a", 1, "train"), Row("a", 8, "train")]
+    assert rows("a", "--dtype", "bfloat16") == [Row("a", 1, dtype="bfloat16")]
+    assert {row.model for row in rows("--batch", "2")} == {row.model for row in TARGETS}
+    assert {row.batch for row in rows("--batch", "2")} == {2}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Measures nothing; lists the calls. The model whose name contains ``deit`` is wrong."""
+    calls: list[dict[str, Any]] = []
+
+    def fake(row: Row, plan: Any, **options: Any) -> Result:
+        calls.append({"row": row, "plan": plan, "threads": torch.get_num_threads(), **options})
+        wrong = "deit" in row.model
+        parity = Parity((Check("output", 1.0 if wrong else 1e-7, 1e-7, 3e-7),))
+        one = Summary(1.0, 1.0, 1.0, 3)
+        if wrong:
+            return Result(row, parity, {"cpu": 1}, 0, notes=["not timed"])
+        return Result(row, parity, {"cpu": 1}, 0, one, one, one)
+
+    monkeypatch.setattr(measure, "measure", fake)
+    return calls
+
+
+def test_a_file_and_a_table(
+    measured: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "folder" / "out.json"
+    argv = ["bench", "vit_tiny_patch16_224", "--batch", "1", "2", "--quick", "--json", str(path)]
+    assert cli.main(argv) == 0
+    text = capsys.readouterr().out
+    assert text.count("vit_tiny_patch16_224") == 2
+    assert "1.00×" in text
+    document = report.read_json(path)
+    assert [row["row"]["batch"] for row in document["rows"]] == [1, 2]
+    assert [call["plan"] for call in measured] == [QUICK, QUICK]
+    assert not any(call["with_memory"] or call["with_faults"] for call in measured)
+
+
+def test_json_on_the_output_is_all_there_is(
+    measured: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "vit_tiny_patch16_224", "--no-page-faults", "--json", "-"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["rows"][0]["ok"] is True
+    assert output.err == ""
+    assert measured[0]["with_memory"]
+    assert measured[0]["with_faults"]
+
+
+def test_threads(measured: list[dict[str, Any]]) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert cli.main(["bench", "vit_tiny_patch16_224", "--threads", "3"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert measured[0]["threads"] == 3
+
+
+def test_a_wrong_model_is_status_1_and_the_others_are_measured(
+    measured: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "deit_tiny_patch16_224", "vit_tiny_patch16_224"]) == 1
+    assert len(measured) == 2
+    assert "deit_tiny_patch16_224, batch 1: not timed" in capsys.readouterr().out
+
+
+def test_names_are_checked_before_anything_is_measured(measured: list[dict[str, Any]]) -> None:
+    assert cli.main(["bench", "vit_tiny_patch16_224", "nosuchmodel"]) == 2
+    assert measured == []
+
+
+def test_without_timm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise TimmMissing("timm is not installed: pip install 'vitkern[bench]'")
+
+    monkeypatch.setattr(models, "require_timm", missing)
+    assert cli.main(["bench"]) == 1
+    assert cli.main(["patch-report", "vit_tiny_patch16_224"]) == 1
+    line = "vitkern: timm is not installed: pip install 'vitkern[bench]'\n"
+    assert capsys.readouterr().err == line * 2

@@ -1,0 +1,117 @@
+"""The demo, with one image and few rounds; it must not need a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vitkern._library import LibraryStatus
+
+pytest.importorskip("sklearn")
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("the demo uses the network")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))  # restored after
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    spec = importlib.util.spec_from_file_location("vitkern_demo", DEMO)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_runs(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--quick"]) == 0
+    text = capsys.readouterr().out
+    assert "1 crop of china.jpg" in text
+    for name in demo.MODELS:
+        assert f"vitkern.patch({name}), weights: " in text
+    assert text.count("×") >= 2
+    assert "WRONG" not in text
+    assert len(text.splitlines()) < 40  # one screen
+
+
+@pytest.fixture
+def one_tiny_model(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(demo, "MODELS", ("vit_tiny_patch16_224",))
+    return demo
+
+
+def test_without_library_it_runs_on_the_eager_backend(
+    one_tiny_model: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = LibraryStatus(False, Path("x"), "no C++ compiler")
+    monkeypatch.setattr(one_tiny_model, "load", lambda: missing)
+    assert one_tiny_model.main(["--quick", "--full"]) == 0
+    text = capsys.readouterr().out
+    assert "No compiled kernels: no C++ compiler." in text
+    assert "blocks.3: layer_norm + linear + attention + mlp: eager" in text
+
+
+def test_a_wrong_model_is_told_and_not_timed(
+    one_tiny_model: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = one_tiny_model.vitkern.patch
+
+    def patch(model: nn.Module, **options: Any) -> Any:
+        model.register_forward_hook(lambda module, args, out: out + 1.0)
+        return original(model, **options)
+
+    monkeypatch.setattr(one_tiny_model.vitkern, "patch", patch)
+    assert one_tiny_model.main(["--quick"]) == 1
+    text = capsys.readouterr().out
+    assert "WRONG" in text
+    assert "not timed" in text
+
+
+def test_cached_weights_are_used(
+    one_tiny_model: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cache with the layout of the hub: blobs, refs and snapshots."""
+    import timm
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    name = "vit_tiny_patch16_224"
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    folder = tmp_path / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    snapshot = folder / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    weights = timm.create_model(name).state_dict()
+    save_file({key: torch.full_like(value, 0.25) for key, value in weights.items()},
+              snapshot / "model.safetensors")  # fmt: skip
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model, source = one_tiny_model.cached_model(name)
+    assert source == f"pretrained ({repository}, cached)"
+    assert all(bool((parameter == 0.25).all()) for parameter in model.parameters())
+
+
+def test_crops_are_squares_of_every_photograph(demo: ModuleType) -> None:
+    photos = demo.photographs()
+    assert set(photos) == {"china.jpg", "flower.jpg"}
+    squares = demo.crops(photos, 8)
+    assert [square.size for square in squares] == [(427, 427)] * 8
+    assert len({square.tobytes() for square in squares}) == 8
+    assert len(demo.crops(photos, 1)) == 1
