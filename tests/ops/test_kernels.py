@@ -108,6 +108,12 @@ THREADED = [
     ("attention", "length197"),
     ("window_attention", "ragged-shifted-shift-pad-value"),
     ("window_attention", "window7x7"),
+    ("layer_norm", "rows193"),
+    ("linear", "long-m"),
+    ("linear", "gelu-all"),
+    ("mlp", "long-m"),
+    ("mlp", "gelu-all"),
+    ("patch_embed", "grid33"),
 ]
 
 
@@ -119,7 +125,7 @@ THREADED = [
 def test_same_on_any_number_of_threads(
     op: str, name: str, backend: str, dtype: torch.dtype
 ) -> None:
-    """Gradients of biases are summed in an order that the number of threads does not change."""
+    """Everything is summed in an order that the number of threads does not change."""
     (case,) = (case for case in harness.cases(op) if case.name == name)
     call = harness.make(op, case, dtype)
     before, results = torch.get_num_threads(), []
