@@ -35,6 +35,20 @@ def test_compiles_in_one_graph(name: str, backend: str | None) -> None:
         torch.testing.assert_close(got[key], value, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_and_exports_for_inference(name: str) -> None:
+    """Without gradients blocks run as fewer ops."""
+    model, x = zoo.build(name, torch.float32), zoo.images(name, torch.float32)
+    model.requires_grad_(False)
+    vitkern.patch(model)
+    with torch.no_grad():
+        wanted = model(x)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), wanted, rtol=1e-4, atol=1e-4)
+        program = torch.export.export(model, (x,))
+        torch.testing.assert_close(program.module()(x), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_compiled_code_follows_weights_and_modes() -> None:
     model, x = zoo.build("vit"), zoo.images("vit")
     vitkern.patch(model, backend="eager")

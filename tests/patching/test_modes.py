@@ -106,6 +106,20 @@ def test_autocast(name: str, backend: str | None) -> None:
         assert error <= allowed, f"{key}: {error:.3g} > {allowed:.3g}"
 
 
+@pytest.mark.parametrize("name", ["vit-layer-scale", "swin-not-divisible"])
+def test_autocast_in_inference(name: str) -> None:
+    model, x = zoo.build(name, torch.float32), zoo.images(name, torch.float32)
+    with torch.inference_mode():
+        truth = zoo.build(name)(zoo.images(name))
+        with torch.autocast("cpu", torch.bfloat16):
+            eager = model(x)
+            vitkern.patch(model)
+            got = model(x)
+    assert got.dtype == eager.dtype
+    error, allowed = ((y.double() - truth).square().mean().sqrt() for y in (got, eager))
+    assert error <= 2 * allowed
+
+
 def test_stream_keeps_its_dtype_under_autocast() -> None:
     block = zoo.build("vit", torch.float32).blocks[0]
     x = torch.randn(1, 5, 48)
