@@ -1,8 +1,8 @@
 """Every backend of every op against eager PyTorch, on the shapes of real models.
 
 The shapes are the cases tagged ``model``, which the tests read too. Blocks are compared with their
-reference, which is what the modules of a model do one after the other. Weights are parameters, as in a
-model, so that their packed forms are kept from call to call.
+reference, which is what the modules of a model do one after the other. Weights are parameters, as
+in a model, so that their packed forms are kept from call to call.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     out.print(
         f"{here.cpu}, {here.threads} thread{'s' * (here.threads != 1)},"
-        f" {here.isa or 'no compiled kernels'}; torch {here.torch}; {count} crop{'s' * (count != 1)} of"
-        f" {', '.join(photos)}\n",
+        f" {here.isa or 'no compiled kernels'}; torch {here.torch};"
+        f" {count} crop{'s' * (count != 1)} of {', '.join(photos)}\n",
         soft_wrap=True,
     )
     if not library.available:
