@@ -32,8 +32,8 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
   // first, where every tile uses it.
   const int64_t out_block = (costly_map ? 64 : 32) * MR, chunk = costly_map ? 192 : 320;
   const int64_t out_blocks = (out + out_block - 1) / out_block;
-  in_block = round_up(in_block, NR);
-  const int64_t in_blocks = (in + in_block - 1) / in_block;
+  in_block = round_up(larger<int64_t>(in_block, 1), NR);
+  const int64_t in_blocks = larger<int64_t>(1, (in + in_block - 1) / in_block);  // dbias needs one
   for_tasks(rt, out_blocks * in_blocks, [&](int64_t task) {
     const int64_t o0 = task / in_blocks * out_block, on = smaller(out_block, out - o0);
     const int64_t i0 = task % in_blocks * in_block, in_n = smaller(in_block, in - i0);
