@@ -67,10 +67,6 @@ def same(anchor_name: str, anchor: torch.Tensor, **others: torch.Tensor | None) 
         )
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def pair(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
     """``value`` as a (height, width) pair of ints that are at least ``minimum``.
 
@@ -78,18 +74,25 @@ def pair(name: str, value: Any, *, minimum: int) -> tuple[int, int]:
         TypeError: neither an int nor a pair of ints.
         ValueError: below ``minimum``.
     """
-    both = (value, value) if isinstance(value, int) else value
-    if not isinstance(both, (tuple, list)) or len(both) != 2 or not all(map(_is_int, both)):
+    both = (value, value) if type(value) is int else value
+    # By type: a bool is an int too.
+    if (
+        not isinstance(both, (tuple, list))
+        or len(both) != 2
+        or type(both[0]) is not int
+        or type(both[1]) is not int
+    ):
         raise TypeError(f"{name} must be an int or a (height, width) pair of ints, got {value!r}")
-    if min(both) < minimum:
+    height, width = both
+    if height < minimum or width < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return both[0], both[1]
+    return height, width
 
 
 def windows(
     name: str, x: torch.Tensor, window_size: Any, shift_size: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Window and shift as pairs that fit the map ``x`` (B, H, W, ...).
+    """Window and shift as pairs that fit the map ``x`` (B, H, W, C).
 
     Raises:
         TypeError: neither ints nor pairs of ints.
@@ -97,7 +100,7 @@ def windows(
     """
     window = pair("window_size", window_size, minimum=1)
     shift = pair("shift_size", shift_size, minimum=0)
-    height, width = x.shape[1:3]
+    _, height, width, _ = x.shape
     if window[0] > height or window[1] > width:
         raise ValueError(
             f"window_size {window} must not be larger than the map {(height, width)}"
@@ -115,7 +118,7 @@ def heads(name: str, x: torch.Tensor, num_heads: Any, parts: int = 1) -> int:
         TypeError: ``num_heads`` is not an int.
         ValueError: ``num_heads`` is not positive, or does not divide the last dimension.
     """
-    if not _is_int(num_heads):
+    if type(num_heads) is not int:
         raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
@@ -153,16 +156,20 @@ def probability(name: str, value: float) -> None:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
+def autocasts(x: torch.Tensor) -> bool:
+    """Whether autocast is on for x's device."""
+    return torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
+
+
 def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     """Tensors (the first is not None) as autocast would give them to a matrix product.
 
     Unchanged where autocast is off, and for float64 tensors, which autocast leaves alone.
     """
     assert tensors[0] is not None
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not autocasts(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(
         t.to(dtype) if t is not None and t.dtype in FLOATING and t.dtype != torch.float64 else t
         for t in tensors
@@ -178,28 +185,30 @@ def uniform(x: torch.Tensor, values: Values, shapes: Shapes) -> bool:
 
     The quick way to see that nothing is wrong; where it says no, other checks find out what is.
     """
-    dtype, device = x.dtype, x.device
-    for value, expected in zip(values, shapes, strict=True):
-        if value is not None and not (
-            isinstance(value, torch.Tensor)
-            and value.shape == expected
-            and value.dtype is dtype
-            and value.device == device
-        ):
-            return False
+    dtype, on_cpu = x.dtype, x.is_cpu
+    try:
+        for value, expected in zip(values, shapes, strict=True):
+            if value is not None and (
+                value.dtype is not dtype
+                or value.shape != expected
+                or not (value.is_cpu if on_cpu else value.device == x.device)
+            ):
+                return False
+    except AttributeError:  # not a tensor
+        return False
     return True
 
 
 def needs_grad(*tensors: torch.Tensor | None) -> bool:
     """Whether the result must be differentiable."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return any(t is not None and t.requires_grad for t in tensors)
 
 
 def block(x: torch.Tensor, names: tuple[str, ...], values: Values, shapes: Shapes) -> bool:
     """Whether one call can compute a fused block on ``x``, or several are needed.
 
-    Several, where autocast is on, or where dtypes differ: all must be x's, but the norm's
-    parameters (together) may be float32 beside a half-precision x.
+    Several, where a gradient is wanted, where autocast is on, or where dtypes differ: all must be
+    x's, but the norm's parameters (together) may be float32 beside a half-precision x.
 
     Args:
         x: a floating-point tensor.
@@ -212,18 +221,19 @@ def block(x: torch.Tensor, names: tuple[str, ...], values: Values, shapes: Shape
         TypeError: not floating-point tensors, or dtypes that do not go together.
         ValueError: shapes or devices that do not fit.
     """
-    autocasts = torch.is_autocast_enabled(x.device.type)
-    if not autocasts and values[2] is not None and values[4] is not None:
-        if uniform(x, values, shapes):
-            return True
-        first = values[1] if values[0] is None else values[0]
-        if (
-            _is_wide_beside(x, first)
-            and first.device == x.device
-            and uniform(first, values[:2], shapes[:2])
-            and uniform(x, values[2:], shapes[2:])
-        ):
-            return True
+    autocasting = autocasts(x)
+    if not autocasting and values[2] is not None and values[4] is not None:
+        fits = uniform(x, values, shapes)
+        if not fits:
+            first = values[1] if values[0] is None else values[0]
+            fits = (
+                _is_wide_beside(x, first)
+                and first.device == x.device
+                and uniform(first, values[:2], shapes[:2])
+                and uniform(x, values[2:], shapes[2:])
+            )
+        if fits:
+            return not (torch.is_grad_enabled() and needs_grad(x, *values))
 
     given = f"x is {shape_of(x)}"
     for i, (name, value, expected) in enumerate(zip(names, values, shapes, strict=True)):
@@ -235,7 +245,7 @@ def block(x: torch.Tensor, names: tuple[str, ...], values: Values, shapes: Shape
             raise ValueError(f"{name} is on {value.device} but x is on {x.device}")
         if i < 2 and value.dtype != x.dtype and not _is_wide_beside(x, value):
             raise TypeError(f"{name} is {value.dtype} but x is {x.dtype}")
-    if not autocasts:
+    if not autocasting:
         others = dict(zip(names[2:], values[2:], strict=True))
         del others[names[6]]  # gamma promotes, as in ``linear`` and ``mlp``
         same("x", x, **others)

@@ -16,6 +16,8 @@ from vitkern._library import load
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
 
 _STATUS = load()
+_DTYPES = (torch.float32, torch.bfloat16)
+_STRIDED = torch.strided
 
 
 def missing() -> str | None:
@@ -32,9 +34,9 @@ def refusals(*tensors: torch.Tensor | None) -> list[str]:
             continue
         if not tensor.is_cpu:
             return [f"a tensor on {tensor.device}; takes tensors on the CPU"]
-        if tensor.dtype not in (torch.float32, torch.bfloat16):
+        if tensor.dtype not in _DTYPES:
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]
-        if tensor.layout != torch.strided:
+        if tensor.layout is not _STRIDED:
             return [f"layout {tensor.layout}; takes strided tensors"]
     return []
 
@@ -46,20 +48,19 @@ def block_refusals(
     *others: torch.Tensor | None,
 ) -> list[str]:
     """Reasons to refuse a fused block: those of every op, and dtypes that its kernel cannot mix."""
-    reasons = refusals(x, norm_weight, norm_bias, *others)
-    if reasons:
-        return reasons
     dtype = x.dtype
     for other in others:
         if other is not None and other.dtype is not dtype:
-            return [f"{other.dtype} beside x's {dtype}; takes one dtype for all but the norm"]
+            return refusals(other) or [
+                f"{other.dtype} beside x's {dtype}; takes one dtype for all but the norm"
+            ]
     first = norm_bias if norm_weight is None else norm_weight
     if first is not None and (
         (norm_bias is not None and norm_bias.dtype is not first.dtype)
         or (first.dtype is not dtype and first.dtype is not torch.float32)
     ):
         return [f"a norm in other dtypes than x's {dtype} or float32, or in two"]
-    return []
+    return refusals(x, norm_weight, norm_bias, *others)
 
 
 def no_gradient(*_: Any) -> NoReturn:
@@ -74,7 +75,7 @@ def no_gradient(*_: Any) -> NoReturn:
 class _Packed:
     """A packed weight, and what tells whether the weight has changed since."""
 
-    __slots__ = ("alias", "buffer", "owner", "version")
+    __slots__ = ("address", "alias", "buffer", "dtype", "owner", "shape", "version")
 
     def __init__(self, weight: torch.Tensor, owner: weakref.ref[torch.Tensor]) -> None:
         self.owner = owner
@@ -82,6 +83,9 @@ class _Packed:
         # Keeps the weight's memory from being handed out again while this entry can be hit: after
         # ``weight.data = other`` the address alone would not tell.
         self.alias = weight.detach()
+        self.address = weight.data_ptr()
+        self.dtype = weight.dtype
+        self.shape = weight.shape
         self.buffer: torch.Tensor = torch.ops.vitkern_cpu.pack_weight(self.alias.flatten(1))
 
 
@@ -101,20 +105,20 @@ def packed(weight: torch.Tensor) -> torch.Tensor | None:
     parameters (they are likely temporaries), that are being trained, or that are inference tensors
     (these have no version).
     """
-    if torch.compiler.is_compiling() or type(weight) is not torch.nn.Parameter:
-        return None
-    if (weight.requires_grad and torch.is_grad_enabled()) or weight.is_inference():
+    if torch.compiler.is_compiling() or (weight.requires_grad and torch.is_grad_enabled()):
         return None
     entry = _cache.get(id(weight))
     if (
         entry is not None
         and entry.owner() is weight
         and entry.version == weight._version
-        and entry.alias.data_ptr() == weight.data_ptr()
-        and entry.alias.dtype == weight.dtype
-        and entry.alias.shape == weight.shape
+        and entry.address == weight.data_ptr()
+        and entry.dtype is weight.dtype
+        and entry.shape == weight.shape
     ):
         return entry.buffer
+    if type(weight) is not torch.nn.Parameter or weight.is_inference():
+        return None
     return _pack(weight)
 
 

@@ -51,23 +51,26 @@ def attention(
         ValueError: shapes or devices that do not fit, or ``dropout_p`` out of range.
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
-    for name, value in (("q", q), ("k", k), ("v", v)):
-        _check.tensor(name, value, dims=4)
+    _check.tensor("q", q, dims=4)
+    _check.tensor("k", k, dims=4)
     batch, heads, queries, head_dim = q.shape
     keys = k.shape[2]
     if head_dim < 1:
         raise ValueError(f"q must have a head_dim of at least 1, got shape {_check.shape_of(q)}")
-    _check.shape("k", k, (batch, heads, keys, head_dim), "batch, heads and head_dim as q's")
-    _check.shape("v", v, tuple(k.shape), "shaped like k")
-    if bias is not None:
-        _check.tensor("bias", bias, dims=(2, 4))
-        _check_broadcast(bias, (batch, heads, queries, keys))
+    like_k = (batch, heads, keys, head_dim)
+    if bias is not None or _check.autocasts(q) or not _check.uniform(q, (k, v), (like_k, like_k)):
+        _check.shape("k", k, like_k, "batch, heads and head_dim as q's")
+        _check.tensor("v", v, dims=4)
+        _check.shape("v", v, like_k, "shaped like k")
+        if bias is not None:
+            _check.tensor("bias", bias, dims=(2, 4))
+            _check_broadcast(bias, (batch, heads, queries, keys))
+        q, k, v, bias = _check.autocast(q, k, v, bias)  # type: ignore[assignment]
+        _check.same("q", q, k=k, v=v, bias=bias)
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, q, (batch, keys))
     scale = _check.scale(scale, head_dim)
     _check.probability("dropout_p", dropout_p)
-    q, k, v, bias = _check.autocast(q, k, v, bias)  # type: ignore[assignment]
-    _check.same("q", q, k=k, v=v, bias=bias)
     seed = None
     if dropout_p > 0.0:
         seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=q.device)

@@ -69,8 +69,7 @@ def attention_block(
     c = x.shape[2]
     tensors = (norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, gamma)
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,))
-    whole = _check.block(x, _NAMES, tensors, shapes)
-    if whole and not _check.needs_grad(x, *tensors):
+    if _check.block(x, _NAMES, tensors, shapes):
         call = AttentionBlockCall(x, *tensors, num_heads, float(eps), scale)
         chosen = _OPERATOR.select(call, backend)
         if chosen.name != "eager":

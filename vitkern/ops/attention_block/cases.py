@@ -29,7 +29,7 @@ class Case(_cases.Case):
 def _model(name: str, batch: int, length: int, heads: int, **options: bool) -> Case:
     return Case(
         name=name, tags=("model",), batch=batch, length=length, heads=heads, head_dim=64,
-        **options,  # type: ignore[arg-type]
+        **options,
     )  # fmt: skip
 
 

@@ -43,19 +43,21 @@ def layer_norm(
     _check.tensor("x", x)
     if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have a last dimension of at least 1, got {_check.shape_of(x)}")
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value is None:
-            continue
-        _check.tensor(name, value)
-        _check.shape(name, value, (x.shape[-1],), "x's last dimension")
-        if value.device != x.device:
-            raise ValueError(f"{name} is on {value.device} but x is on {x.device}")
-        if value.dtype != x.dtype and (
-            value.dtype != torch.float32 or x.dtype not in (torch.bfloat16, torch.float16)
-        ):
-            raise TypeError(f"{name} is {value.dtype} but x is {x.dtype}")
-    if residual is not None:
-        _check.tensor("residual", residual)
-        _check.shape("residual", residual, tuple(x.shape), "shaped like x")
-        _check.same("x", x, residual=residual)
+    width = x.shape[-1:]
+    if not _check.uniform(x, (weight, bias, residual), (width, width, x.shape)):
+        for name, value in (("weight", weight), ("bias", bias)):
+            if value is None:
+                continue
+            _check.tensor(name, value)
+            _check.shape(name, value, tuple(width), "x's last dimension")
+            if value.device != x.device:
+                raise ValueError(f"{name} is on {value.device} but x is on {x.device}")
+            if value.dtype != x.dtype and (
+                value.dtype != torch.float32 or x.dtype not in (torch.bfloat16, torch.float16)
+            ):
+                raise TypeError(f"{name} is {value.dtype} but x is {x.dtype}")
+        if residual is not None:
+            _check.tensor("residual", residual)
+            _check.shape("residual", residual, tuple(x.shape), "shaped like x")
+            _check.same("x", x, residual=residual)
     return _OPERATOR(LayerNormCall(x, weight, bias, float(eps), residual), backend)

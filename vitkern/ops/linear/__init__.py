@@ -55,17 +55,18 @@ def linear(
             f"x must have a last dimension of {inputs} (weight is"
             f" {_check.shape_of(weight)}), got shape {_check.shape_of(x)}"
         )
-    if bias is not None:
-        _check.tensor("bias", bias)
-        _check.shape("bias", bias, (width,), "weight's first dimension")
     _epilogue.check_activation(activation)
-    _epilogue.check(x, width, gamma, residual)
-    x, weight, bias = _check.autocast(x, weight, bias)  # type: ignore[assignment]
-    _check.same("x", x, weight=weight, bias=bias)
-    if _epilogue.fits(x, gamma, residual):
-        y: torch.Tensor = _OPERATOR(
-            LinearCall(x, weight, bias, activation, gamma, residual), backend
-        )
-        return y
-    y = _OPERATOR(LinearCall(x, weight, bias, activation, None, None), backend)
-    return _epilogue.finish(y, gamma, residual)
+    output = () if residual is None else (*x.shape[:-1], width)
+    tensors, shapes = (weight, bias, gamma, residual), (weight.shape, (width,), (width,), output)
+    if _check.autocasts(x) or not _check.uniform(x, tensors, shapes):
+        if bias is not None:
+            _check.tensor("bias", bias)
+            _check.shape("bias", bias, (width,), "weight's first dimension")
+        _epilogue.check(x, width, gamma, residual)
+        x, weight, bias = _check.autocast(x, weight, bias)  # type: ignore[assignment]
+        _check.same("x", x, weight=weight, bias=bias)
+        if not _epilogue.fits(x, gamma, residual):
+            call = LinearCall(x, weight, bias, activation, None, None)
+            return _epilogue.finish(_OPERATOR(call, backend), gamma, residual)
+    y: torch.Tensor = _OPERATOR(LinearCall(x, weight, bias, activation, gamma, residual), backend)
+    return y

@@ -59,23 +59,27 @@ def mlp(
             f"x must have a last dimension of {inputs} (weight1 is"
             f" {_check.shape_of(weight1)}), got shape {_check.shape_of(x)}"
         )
-    _check.shape("weight2", weight2, (width, hidden), "its second dimension is weight1's first")
-    if bias1 is not None:
-        _check.tensor("bias1", bias1)
-        _check.shape("bias1", bias1, (hidden,), "weight1's first dimension")
-    if bias2 is not None:
-        _check.tensor("bias2", bias2)
-        _check.shape("bias2", bias2, (width,), "weight2's first dimension")
     _epilogue.check_activation(activation)
-    _epilogue.check(x, width, gamma, residual)
-    x, weight1, bias1, weight2, bias2 = _check.autocast(  # type: ignore[assignment]
-        x, weight1, bias1, weight2, bias2
-    )
-    _check.same("x", x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
-    if _epilogue.fits(x, gamma, residual):
-        y: torch.Tensor = _OPERATOR(
-            MlpCall(x, weight1, bias1, weight2, bias2, activation, gamma, residual), backend
+    tensors = (weight1, bias1, weight2, bias2, gamma, residual)
+    output = () if residual is None else (*x.shape[:-1], width)
+    shapes = (weight1.shape, (hidden,), (width, hidden), (width,), (width,), output)
+    if _check.autocasts(x) or not _check.uniform(x, tensors, shapes):
+        meaning = "its second dimension is weight1's first"
+        _check.shape("weight2", weight2, (width, hidden), meaning)
+        if bias1 is not None:
+            _check.tensor("bias1", bias1)
+            _check.shape("bias1", bias1, (hidden,), "weight1's first dimension")
+        if bias2 is not None:
+            _check.tensor("bias2", bias2)
+            _check.shape("bias2", bias2, (width,), "weight2's first dimension")
+        _epilogue.check(x, width, gamma, residual)
+        x, weight1, bias1, weight2, bias2 = _check.autocast(  # type: ignore[assignment]
+            x, weight1, bias1, weight2, bias2
         )
-        return y
-    y = _OPERATOR(MlpCall(x, weight1, bias1, weight2, bias2, activation, None, None), backend)
-    return _epilogue.finish(y, gamma, residual)
+        _check.same("x", x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
+        if not _epilogue.fits(x, gamma, residual):
+            call = MlpCall(x, weight1, bias1, weight2, bias2, activation, None, None)
+            return _epilogue.finish(_OPERATOR(call, backend), gamma, residual)
+    call = MlpCall(x, weight1, bias1, weight2, bias2, activation, gamma, residual)
+    y: torch.Tensor = _OPERATOR(call, backend)
+    return y

@@ -69,8 +69,7 @@ def mlp_block(
     c, hidden = x.shape[-1], weight1.shape[0]
     tensors = (norm_weight, norm_bias, weight1, bias1, weight2, bias2, gamma)
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
-    whole = _check.block(x, _NAMES, tensors, shapes)
-    if whole and not _check.needs_grad(x, *tensors):
+    if _check.block(x, _NAMES, tensors, shapes):
         call = MlpBlockCall(x, *tensors, activation, float(eps))
         chosen = _OPERATOR.select(call, backend)
         if chosen.name != "eager":

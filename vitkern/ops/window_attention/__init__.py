@@ -58,22 +58,24 @@ def window_attention(
     _check.tensor("qkv", qkv, dims=4)
     head_dim = _check.heads("qkv", qkv, num_heads, parts=3)
     window, shift = _check.windows("qkv", qkv, window_size, shift_size)
-    height, width, channels = qkv.shape[1:]
-    if bias_table is not None:
-        _check.tensor("bias_table", bias_table)
-        rows = (2 * window[0] - 1) * (2 * window[1] - 1)
-        meaning = "relative positions in the window, num_heads"
-        _check.shape("bias_table", bias_table, (rows, num_heads), meaning)
-    if pad_value is not None:
-        _check.tensor("pad_value", pad_value)
-        _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
-        if height % window[0] == 0 and width % window[1] == 0:
-            pad_value = None
+    _, height, width, channels = qkv.shape
     scale = _check.scale(scale, head_dim)
-    qkv, bias_table, pad_value = _check.autocast(  # type: ignore[assignment]
-        qkv, bias_table, pad_value
-    )
-    _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value)
+    rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+    shapes = ((rows, num_heads), (channels,))
+    if _check.autocasts(qkv) or not _check.uniform(qkv, (bias_table, pad_value), shapes):
+        if bias_table is not None:
+            _check.tensor("bias_table", bias_table)
+            meaning = "relative positions in the window, num_heads"
+            _check.shape("bias_table", bias_table, (rows, num_heads), meaning)
+        if pad_value is not None:
+            _check.tensor("pad_value", pad_value)
+            _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
+        qkv, bias_table, pad_value = _check.autocast(  # type: ignore[assignment]
+            qkv, bias_table, pad_value
+        )
+        _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value)
+    if height % window[0] == 0 and width % window[1] == 0:
+        pad_value = None
     call = WindowAttentionCall(
         qkv, bias_table, pad_value, num_heads, window, shift, scale, bool(pad_first)
     )

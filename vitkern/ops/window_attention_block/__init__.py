@@ -98,8 +98,7 @@ def window_attention_block(
         bias_table,
     )
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (entries, num_heads))
-    whole = _check.block(x, _NAMES, tensors, shapes)
-    if whole and not _check.needs_grad(x, *tensors):
+    if _check.block(x, _NAMES, tensors, shapes):
         call = WindowAttentionBlockCall(
             x, *tensors, num_heads, window, shift, float(eps), scale, bool(pad_first)
         )
