@@ -25,7 +25,7 @@ def tensor(name: str, value: Any, *, dims: int | tuple[int, int] | None = None) 
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
-    if dims is None:
+    if dims is None or value.dim() == dims:
         return
     low, high = (dims, dims) if isinstance(dims, int) else dims
     if not low <= value.dim() <= high:
@@ -187,7 +187,7 @@ def uniform(x: torch.Tensor, values: Values, shapes: Shapes) -> bool:
     """
     dtype, on_cpu = x.dtype, x.is_cpu
     try:
-        for value, expected in zip(values, shapes, strict=True):
+        for value, expected in zip(values, shapes):  # noqa: B905, of one length
             if value is not None and (
                 value.dtype is not dtype
                 or value.shape != expected

@@ -48,9 +48,13 @@ def block_refusals(
     *others: torch.Tensor | None,
 ) -> list[str]:
     """Reasons to refuse a fused block: those of every op, and dtypes that its kernel cannot mix."""
-    dtype = x.dtype
+    reasons, dtype = refusals(x, norm_weight, norm_bias), x.dtype
+    if reasons:
+        return reasons
     for other in others:
-        if other is not None and other.dtype is not dtype:
+        if other is not None and not (
+            other.is_cpu and other.dtype is dtype and other.layout is _STRIDED
+        ):
             return refusals(other) or [
                 f"{other.dtype} beside x's {dtype}; takes one dtype for all but the norm"
             ]
@@ -60,7 +64,7 @@ def block_refusals(
         or (first.dtype is not dtype and first.dtype is not torch.float32)
     ):
         return [f"a norm in other dtypes than x's {dtype} or float32, or in two"]
-    return refusals(x, norm_weight, norm_bias, *others)
+    return []
 
 
 def no_gradient(*_: Any) -> NoReturn:

@@ -17,7 +17,7 @@ def supports(call: AttentionBlockCall) -> list[str]:
 
 def forward(call: AttentionBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps nothing: there is no backward."""
-    y = torch.ops.vitkern_cpu.attention_block(
+    y = _run(
         call.x,
         call.norm_weight,
         call.norm_bias,
@@ -36,6 +36,8 @@ def forward(call: AttentionBlockCall, needs_grad: bool) -> tuple[torch.Tensor, T
 
 
 if _cpu.missing() is None:
+    # Looked up once: a model calls it in every layer.
+    _run = torch.ops.vitkern_cpu.attention_block.default
 
     @torch.library.register_fake("vitkern_cpu::attention_block")
     def _(

@@ -17,7 +17,7 @@ def supports(call: MlpBlockCall) -> list[str]:
 
 def forward(call: MlpBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps nothing: there is no backward."""
-    y = torch.ops.vitkern_cpu.mlp_block(
+    y = _run(
         call.x,
         call.norm_weight,
         call.norm_bias,
@@ -35,6 +35,8 @@ def forward(call: MlpBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors
 
 
 if _cpu.missing() is None:
+    # Looked up once: a model calls it in every layer.
+    _run = torch.ops.vitkern_cpu.mlp_block.default
 
     @torch.library.register_fake("vitkern_cpu::mlp_block")
     def _(

@@ -17,7 +17,7 @@ def supports(call: WindowAttentionBlockCall) -> list[str]:
 
 def forward(call: WindowAttentionBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps nothing: there is no backward."""
-    y = torch.ops.vitkern_cpu.window_attention_block(
+    y = _run(
         call.x,
         call.norm_weight,
         call.norm_bias,
@@ -40,6 +40,8 @@ def forward(call: WindowAttentionBlockCall, needs_grad: bool) -> tuple[torch.Ten
 
 
 if _cpu.missing() is None:
+    # Looked up once: a model calls it in every layer.
+    _run = torch.ops.vitkern_cpu.window_attention_block.default
 
     @torch.library.register_fake("vitkern_cpu::window_attention_block")
     def _(
