@@ -73,9 +73,6 @@ class Swap:
         """The module, if it still exists."""
         return self._owner()
 
-    # torch.compile and torch.export evaluate this while tracing, and do not guard on it: as with
-    # hooks in general, those that are added later are not seen by what is compiled.
-    @torch.compiler.assume_constant_result
     def _may_fuse(self) -> bool:
         """Whether the module is as the adapter wants it, and no hook would be bypassed."""
         module = self._module()
@@ -85,6 +82,11 @@ class Swap:
             if snapshot.reasons:
                 self._warn(module, "; ".join(snapshot.reasons))
         return not snapshot.reasons and not snapshot.watched() and not _has_any_global_hook()
+
+    # torch.compile and torch.export evaluate it while tracing, and do not guard on it: as with
+    # hooks in general, those that are added later are not seen by what is compiled. This is all
+    # that torch.compiler.assume_constant_result does, but for importing the compiler.
+    _may_fuse._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _warn(self, module: nn.Module, why: str) -> None:
         if why in self._warned:
