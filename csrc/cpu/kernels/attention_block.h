@@ -18,7 +18,9 @@ static void qkv_of(const Runtime& rt, const T* x, int64_t rows, const Norm& norm
   Epilogue<T> e{qkv, weight.out};
   e.bias = vectors.add((const T*)bias, weight.out);
   with_rows(x, weight.in, weight.in, norm, vectors, [&](const auto& source) {
-    multiply_all<Compute<T>::dot>(rt, source, rows, b, weight.out, Compute<T>::steps(weight.in), e);
+    with_ready_rows<T>(rt, source, rows, weight.out, kNormed, [&](const auto& ready) {
+      multiply_all<Compute<T>::dot>(rt, ready, rows, b, weight.out, Compute<T>::steps(weight.in), e);
+    });
   });
 }
 

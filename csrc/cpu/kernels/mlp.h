@@ -77,7 +77,9 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);
-    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first(h, 0));
+    with_ready_rows<T>(rt, x, a.rows, hidden, kNormed, [&](const auto& ready) {
+      multiply_all<C::dot>(rt, ready, a.rows, b1, hidden, steps_in, first(h, 0));
+    });
     multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
     return;
   }

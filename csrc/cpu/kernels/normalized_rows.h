@@ -40,4 +40,36 @@ VK_INLINE void with_rows(const T* x, int64_t stride, int64_t k, const Norm& norm
   f(NormalizedRows<T>{x, stride, k, weight, bias, norm.eps});
 }
 
+// Rows that another source has computed once, packed as it packs them.
+struct ReadyRows {
+  const float* data;
+  int64_t lda_;
+  const float* block(int64_t row, int64_t, float*, int64_t* lda) const {
+    *lda = lda_;
+    return data + row * lda_;
+  }
+};
+
+// Calls f(source) with a source whose rows are cheap to ask for again, as a product does that splits
+// the columns of few rows between tasks: normalised rows are computed once, into the slot.
+template <class T, class Source, class F>
+VK_INLINE void with_ready_rows(const Runtime& rt, const Source& source, int64_t, int64_t, Slot, const F& f) {
+  f(source);
+}
+template <class T, class F>
+static void with_ready_rows(const Runtime& rt, const NormalizedRows<T>& source, int64_t rows, int64_t columns,
+                            Slot slot, const F& f) {
+  if (Grid(rt, rows, columns).column_blocks == 1) return f(source);
+  const int64_t stride = padded_stride(Compute<T>::steps(source.k)), chunk = 16;
+  float* out = (float*)rt.scratch(slot, (rows + 2) * stride * 4);
+  for_tasks(rt, (rows + chunk - 1) / chunk, [&](int64_t i) {
+    const int64_t row = i * chunk, n = smaller(chunk, rows - row);
+    int64_t lda;
+    float* buffer = (float*)rt.scratch(kRowsA, (chunk + 2) * padded_stride(source.k) * 4);
+    source.block(row, n, buffer, &lda);
+    memcpy(out + row * stride, buffer, n * stride * 4);
+  });
+  f(ReadyRows{out, stride});
+}
+
 }  // namespace vitkern::VITKERN_ISA
