@@ -26,6 +26,7 @@ enum Slot : int {
   kPanelsB,      // B operand of a product with activations on both sides
   kRowsT,        // A operand of the same
   kOp,           // an op's own per-task buffers
+  kGradient,     // partial sums of a weight's gradient; owned by the calling thread, as kShared
   kNormed,       // normalised rows; owned by the calling thread, as kShared
   kBlockQkv,     // qkv inside a fused attention block; owned by the calling thread, as kShared
   kBlockHeads,   // the attention's result inside one

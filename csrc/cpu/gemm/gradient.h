@@ -20,44 +20,69 @@ static void add_columns(const float* z, int64_t stride, int64_t rows, int64_t co
   }
 }
 
+// How a weight's gradient is cut into tasks: blocks of the weight and, where these are few, slices of
+// the rows, whose sums are added up in order. By shapes alone, so that results do not depend on the
+// number of threads.
+struct GradientGrid {
+  int64_t rows, out, in, out_block, in_block, chunk, out_blocks, in_blocks, slices;
+  GradientGrid(int64_t rows_, int64_t out_, int64_t in_, bool whole_rows, bool costly_map)
+      : rows(rows_), out(out_), in(in_) {
+    // A chunk of a block of z^T, cut into tiles of MR columns, stays in the second-level cache; a panel
+    // of x in the first, where every tile uses it. The costlier x's elements, the wider the block.
+    out_block = (costly_map ? 64 : 32) * MR;
+    chunk = costly_map ? 192 : 320;
+    in_block = round_up(larger<int64_t>(whole_rows ? in : smaller<int64_t>(in, 384), 1), NR);
+    out_blocks = (out + out_block - 1) / out_block;
+    in_blocks = larger<int64_t>(1, (in + in_block - 1) / in_block);  // a bias has a gradient without inputs, too
+    const int64_t blocks = larger<int64_t>(1, out_blocks * in_blocks);
+    slices = larger<int64_t>(1, smaller((8 + blocks - 1) / blocks, rows / (2 * chunk)));
+  }
+  int64_t tasks() const { return slices * out_blocks * in_blocks; }
+  int64_t first_row(int64_t slice) const { return rows * slice / slices; }
+};
+
 // dweight (out, in) = z^T x and dbias = the column sums of z, with z (rows, out) float32 and x's rows
-// from `x(first column, columns)`, a source like PlainRows, each element through `map`. One task owns
-// a block of dweight and walks all rows in order, so that the result does not depend on threads.
-// `costly_map`: wider blocks, so that fewer tasks map the same element.
+// from `x(first column, columns)`, a source like PlainRows, each element through `map`. `whole_rows`:
+// the source has no rows but whole ones. `costly_map`: fewer tasks should map the same element.
 template <class T, class XSource, class Map>
 static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_t in, const float* z,
-                            int64_t z_stride, const XSource& x, int64_t in_block, bool costly_map, const Map& map,
+                            int64_t z_stride, const XSource& x, bool whole_rows, bool costly_map, const Map& map,
                             T* dweight, T* dbias) {
-  // A block of z^T, cut into tiles of MR columns, stays in the second-level cache; a panel of x in the
-  // first, where every tile uses it.
-  const int64_t out_block = (costly_map ? 64 : 32) * MR, chunk = costly_map ? 192 : 320;
-  const int64_t out_blocks = (out + out_block - 1) / out_block;
-  in_block = round_up(larger<int64_t>(in_block, 1), NR);
-  const int64_t in_blocks = larger<int64_t>(1, (in + in_block - 1) / in_block);  // dbias needs one
-  for_tasks(rt, out_blocks * in_blocks, [&](int64_t task) {
-    const int64_t o0 = task / in_blocks * out_block, on = smaller(out_block, out - o0);
-    const int64_t i0 = task % in_blocks * in_block, in_n = smaller(in_block, in - i0);
-    const int64_t lds = round_up(in_n, W) + 16;
-    float* zt = (float*)rt.scratch(kRowsT, chunk * out_block * 4);
-    float* xb = (float*)rt.scratch(kRowsA, chunk * padded_stride(in_n) * 4);
-    float* b = (float*)rt.scratch(kPanelsB, chunk * NR * 4 + kPrefetchSlack);
-    float* sums = (float*)rt.scratch(kPartial, (on * lds + 2 * out_block) * 4 + 64);
-    double* bias = (double*)rt.scratch(kTile, out_block * 8);
-    for (int64_t o = 0; o < on; o++) bias[o] = 0;
+  const GradientGrid g(rows, out, in, whole_rows, costly_map);
+  // Sums go straight to the gradient where they are all of it.
+  const bool direct = dweight && sizeof(T) == 4 && g.slices == 1 && in % W == 0 && rows > 0;
+  const int64_t lds = direct ? in : round_up(in, W) + 16, slice_floats = out * lds;
+  double* bias = (double*)rt.scratch(kGradient, g.slices * (out * 8 + (direct ? 0 : slice_floats * 4)) + 64);
+  float* partial = direct ? (float*)dweight : (float*)(bias + g.slices * out);
+  for_tasks(rt, g.tasks(), [&](int64_t task) {
+    const int64_t slice = task / (g.out_blocks * g.in_blocks), block = task % (g.out_blocks * g.in_blocks);
+    const int64_t o0 = block / g.in_blocks * g.out_block, on = smaller(g.out_block, out - o0);
+    const int64_t i0 = block % g.in_blocks * g.in_block, in_n = smaller(g.in_block, in - i0);
+    const int64_t begin = g.first_row(slice), end = g.first_row(slice + 1);
+    float* zt = (float*)rt.scratch(kRowsT, g.chunk * g.out_block * 4);
+    float* xb = (float*)rt.scratch(kRowsA, g.chunk * padded_stride(in_n) * 4);
+    float* b = (float*)rt.scratch(kPanelsB, g.chunk * NR * 4 + kPrefetchSlack);
+    float* sums = partial + slice * slice_floats + o0 * lds + i0;
+    double* bias_sums = bias + slice * out + o0;
+    if (i0 == 0)
+      for (int64_t o = 0; o < on; o++) bias_sums[o] = 0;
     if (rows == 0)
-      for (int64_t i = 0; i < on * lds; i++) sums[i] = 0.f;
+      for (int64_t o = 0; o < on; o++) memset(sums + o * lds, 0, in_n * 4);
     const auto source = x(i0, in_n);
     const RowTiles tiles(on);
-    for (int64_t r0 = 0; r0 < rows; r0 += chunk) {
-      const int64_t n = smaller(chunk, rows - r0);
+    for (int64_t r0 = begin; r0 < end; r0 += g.chunk) {
+      const int64_t n = smaller(g.chunk, end - r0);
       const float* zr = z + r0 * z_stride + o0;
-      if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias);
+      if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias_sums);
       if (!dweight) continue;
       for (int64_t t = 0, o = 0; t < tiles.count; t++) {
         const int m = tiles.size(t);
         float* to = zt + o * n;
-        if (m == MR) for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, zr + r * z_stride + o, MR * 4);
-        else for (int64_t r = 0; r < n; r++) for (int i = 0; i < m; i++) to[r * m + i] = zr[r * z_stride + o + i];
+        if (m == MR)
+          for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, zr + r * z_stride + o, MR * 4);
+        else
+          for (int64_t r = 0; r < n; r++)
+            for (int i = 0; i < m; i++) to[r * m + i] = zr[r * z_stride + o + i];
         o += m;
       }
       int64_t ldx;
@@ -67,17 +92,27 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
         const int vectors = (int)(panel_width(in_n, p) / W);
         for (int64_t t = 0, o = 0; t < tiles.count; t++) {
           const int m = tiles.size(t);
-          tile_function<ALayout::transposed>(m, vectors)(n, zt + o * n, m, b, sums + o * lds + p * NR, lds, r0 > 0);
+          tile_function<ALayout::transposed>(m, vectors)(n, zt + o * n, m, b, sums + o * lds + p * NR, lds, r0 > begin);
           o += m;
         }
       }
     }
-    if (dweight)
-      for (int64_t o = 0; o < on; o++)
-        for (int64_t i = 0; i < in_n; i++) put(dweight + (o0 + o) * in + i0 + i, sums[o * lds + i]);
-    if (dbias && i0 == 0)
-      for (int64_t o = 0; o < on; o++) put(dbias + o0 + o, (float)bias[o]);
   });
+  if (dweight && !direct)
+    for_tasks(rt, (out + 15) / 16, [&](int64_t task) {
+      for (int64_t o = task * 16; o < smaller(out, task * 16 + 16); o++)
+        for (int64_t i = 0; i < in; i++) {
+          float s = 0;
+          for (int64_t slice = 0; slice < g.slices; slice++) s += partial[slice * slice_floats + o * lds + i];
+          put(dweight + o * in + i, s);
+        }
+    });
+  if (dbias)
+    for (int64_t o = 0; o < out; o++) {
+      double s = 0;
+      for (int64_t slice = 0; slice < g.slices; slice++) s += bias[slice * out + o];
+      put(dbias + o, (float)s);
+    }
 }
 
 // out[c] = sum over rows of f(row, c), W columns at a time: f(row, column, live columns) -> vf.

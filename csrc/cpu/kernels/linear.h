@@ -54,7 +54,7 @@ static void linear_backward_as(const Runtime& rt, const LinearBackwardArgs& a) {
   if (a.dx) input_gradient(rt, a.rows, z, stride, a.weight, kPackedB, (T*)a.dx);
   if (a.dweight || a.dbias)
     weight_gradient(rt, a.rows, out, in, z, stride,
-                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, 384,
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, false,
                     false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
 }
 static void linear_backward(const Runtime& rt, const LinearBackwardArgs& a) {

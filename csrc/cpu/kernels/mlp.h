@@ -128,7 +128,7 @@ static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
     });
   if (a.dweight2 || a.dbias2)
     weight_gradient(rt, a.rows, out, hidden, z, z_stride,
-                    [&](int64_t c, int64_t n) { return PlainRows<T>{pre + c, hidden, n}; }, 384,
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{pre + c, hidden, n}; }, false,
                     true, [&](vf v) { return activate(a.activation, v); }, (T*)a.dweight2, (T*)a.dbias2);
   if (!a.dx && !a.dweight1 && !a.dbias1) return;
   // The gradient at the pre-activation, float32.
@@ -153,7 +153,7 @@ static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
   if (a.dx) input_gradient(rt, a.rows, dpre, ldh, a.weight1, kPackedB, (T*)a.dx);
   if (a.dweight1 || a.dbias1)
     weight_gradient(rt, a.rows, hidden, in, dpre, ldh,
-                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, 384,
+                    [&](int64_t c, int64_t n) { return PlainRows<T>{x + c, a.x_stride, n}; }, false,
                     false, [](vf v) { return v; }, (T*)a.dweight1, (T*)a.dbias1);
 }
 static void mlp_backward(const Runtime& rt, const MlpBackwardArgs& a) {

@@ -69,7 +69,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
   }
   if (a.dweight || a.dbias)
     weight_gradient(rt, rows, out, in, z, stride,
-                    [&](int64_t, int64_t) { return PatchRows<T, false>{a.grid, (const T*)a.images}; }, in,
+                    [&](int64_t, int64_t) { return PatchRows<T, false>{a.grid, (const T*)a.images}; }, true,
                     false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);
