@@ -6,7 +6,7 @@ import copy
 import textwrap
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitkern.bench import allocator, child, memory
@@ -169,8 +169,10 @@ def _fill(result: Result, times: Comparison, peak: Peak) -> None:
 
 
 def _faults(row: Row, plan: Plan | None, runs: dict[str, Callable[[], Any]]) -> Faults:
-    """Compare the two sides where freed memory is kept."""
-    argument = {"row": row.to_dict(), "plan": vars(plan or Plan())}
+    """Compare the two sides where freed memory is kept, in half as many rounds."""
+    plan = plan or Plan()
+    plan = replace(plan, min_rounds=max(plan.min_rounds // 2, 2), min_seconds=plan.min_seconds / 2)
+    argument = {"row": row.to_dict(), "plan": vars(plan)}
     left = child.call("measure", "without_page_faults", argument, allocator.KEEP)
     return Faults(
         allocator.page_faults(runs[EAGER]),

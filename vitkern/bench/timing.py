@@ -43,7 +43,7 @@ class Plan:
     min_rounds: int = 9
     min_seconds: float = 3.0
     max_rounds: int = 200
-    max_seconds: float = 60.0
+    max_seconds: float = 30.0
     sample_seconds: float = 0.005
 
 
