@@ -167,10 +167,12 @@ def assert_as_accurate(
         if exact.numel() == 0:
             continue
         error, allowed = (_largest(run[name], exact) for run in (got, eager))
-        size = max(exact.abs().max().item(), 1e-3)
+        size = exact.abs().max().item()
+        vanishes = size < 1e-9  # in exact arithmetic, as of a bias that all keys share
+        size = 1.0 if vanishes else max(size, 1e-3)
         bound = 2 * allowed + UNITS * torch.finfo(got[name].dtype).eps * size
         assert error <= bound, f"{name}: error {error:.3g} > {bound:.3g} (size {size:.3g})"
-        if allowed > 0.0 and error > 0.0:
+        if allowed > 0.0 and error > 0.0 and not vanishes:
             ratios.append(math.log(error / allowed))
     if len(ratios) > 1:
         mean = math.exp(sum(ratios) / len(ratios))
