@@ -30,5 +30,11 @@ def plain_class(module: nn.Module) -> type:
 
 
 def title(cls: type) -> str:
-    """How reasons and reports name a class: ``timm.Attention``, ``torch.Linear``."""
-    return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
+    """How reasons and reports name a class: ``timm.Attention``, ``torch.Linear``.
+
+    PyTorch has several classes of one name, such as its quantized layers: these are named in full.
+    """
+    package, _, rest = cls.__module__.partition(".")
+    if package == "torch" and not rest.startswith("nn."):
+        return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{package}.{cls.__qualname__}"
