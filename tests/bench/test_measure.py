@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitkern._library import load
-from vitkern.bench import allocator, measure
+from vitkern.bench import allocator, child, measure
 from vitkern.bench.models import Row
 from vitkern.bench.timing import Plan
 
@@ -18,16 +18,25 @@ PLAN = Plan(min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
 
 
 def test_a_row_is_measured() -> None:
+    with_faults = allocator.is_glibc()
     steps: list[str] = []
-    result = measure.measure(ROW, PLAN, with_memory=False, progress=steps.append)
-    assert steps == ["model", "parity", "time", ""]
+    result = measure.measure(
+        ROW, PLAN, with_memory=False, with_faults=with_faults, progress=steps.append
+    )
+    assert steps == ["model", "parity", "time"] + ["page faults"] * with_faults + [""]
     assert result.ok
     assert result.eager is not None
     assert result.eager.count == 2
     assert result.speedup is not None
     assert result.speedup.median > 0.0
     assert result.flops is not None
-    assert result.memory is result.faults is None
+    assert result.faults is not None
+    assert result.memory is None
+    if with_faults:
+        assert result.speedup_without_faults is not None
+        assert result.faults_left is not None
+        assert result.faults_left.eager is not None
+        assert result.faults_left.eager < 64  # the memory of earlier passes is still there
     assert json.loads(json.dumps(result.to_dict()))["row"]["model"] == ROW.model
     if load().available:
         assert result.backends["cpu"] > 0
@@ -56,10 +65,10 @@ def sabotaged(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def refuse_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interleave(*args: Any, **options: Any) -> None:
+    def call(*args: Any, **options: Any) -> None:
         raise AssertionError("a wrong model was timed")
 
-    monkeypatch.setattr(measure, "interleave", interleave)
+    monkeypatch.setattr(child, "call", call)
 
 
 def test_a_wrong_model_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabotaged: Any) -> None:
@@ -80,12 +89,3 @@ def test_a_model_that_fails_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabota
     result = measure.measure(ROW, PLAN)
     assert (result.ok, result.parity) == (False, None)
     assert result.notes[-1] == "not timed, it fails: no kernel here"
-
-
-@pytest.mark.skipif(not allocator.is_glibc(), reason="needs glibc")
-def test_without_page_faults() -> None:
-    result = measure.measure(ROW, PLAN, with_memory=False, with_faults=True)
-    assert result.faults is not None
-    assert result.faults.speedup.count == 2
-    assert result.faults.eager_left is not None
-    assert result.faults.eager_left < 64  # the memory of earlier passes is still there

@@ -19,6 +19,12 @@ from vitkern.bench.parity import Check, Parity
 from vitkern.bench.peak import Share
 from vitkern.bench.timing import Summary
 
+WITHOUT_FAULTS: dict[str, Any] = {
+    "faults": Faults(9000, 100),
+    "faults_left": Faults(3, 2),
+    "speedup_without_faults": Summary(1.5, 1.4, 1.6, 9),
+}
+
 
 def result(**changes: Any) -> Result:
     values: dict[str, Any] = {
@@ -45,8 +51,7 @@ def shown(*results: Result) -> str:
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    faults = Faults(9000, 100, 3, 2, Summary(1.5, 1.4, 1.6, 9))
-    rows = [result().to_dict(), result(faults=faults).to_dict()]
+    rows = [result().to_dict(), result(**WITHOUT_FAULTS).to_dict()]
     document = report.document("models", describe(), rows)
     path = tmp_path / "new" / "models.json"
     report.write_json(path, document)
@@ -56,7 +61,8 @@ def test_json_round_trip(tmp_path: Path) -> None:
         "model": "vit_tiny_patch16_224", "batch": 8, "mode": "eval", "dtype": "float32",
     }  # fmt: skip
     assert document["rows"][0]["memory"]["packed"] == 22_000_000
-    assert document["rows"][1]["faults"]["speedup"]["median"] == 1.5
+    assert document["rows"][1]["speedup_without_faults"]["median"] == 1.5
+    assert document["rows"][1]["faults_left"] == {"eager": 3, "patched": 2}
 
 
 def test_a_failed_result_is_json_too() -> None:
@@ -110,7 +116,11 @@ def test_table() -> None:
     for cell in ("250", "125", "2.00× [1.90, 2.10]", "80% (40%)", "4.0e-07 (3.0e-07)", "20 (30)"):
         assert cell in text
     assert "no faults" not in text
-    assert "1.50×" in shown(result(faults=Faults(9, 8, 7, 6, Summary(1.5, 1.4, 1.6, 9))))
+    assert "1.50×" in shown(result(**WITHOUT_FAULTS))
+    assert any(
+        "eager 9000, patched 100; where" in line
+        for line in report.notes([result(**WITHOUT_FAULTS)])
+    )
 
 
 def test_rows_that_were_not_timed() -> None:

@@ -1,11 +1,16 @@
-"""All measurements of a row: parity first, then times in turns, peak, memory."""
+"""All measurements of a row: parity first, then times in turns, peak, memory.
+
+Times are taken in a new process. What ran before in a process decides whether glibc has memory at
+hand, and so how many page faults a pass has: after a check in float64, the eager model finds so
+much that it has none. In a process that does nothing else it has those that users have.
+"""
 
 from __future__ import annotations
 
 import copy
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,24 +24,21 @@ from vitkern.bench.peak import Peak, Share, share
 from vitkern.bench.timing import Comparison, Plan, Summary, interleave
 from vitkern.patching import PatchReport, patch
 
-__all__ = ["Faults", "Result", "measure", "without_page_faults"]
+__all__ = ["Faults", "Result", "measure", "time_here"]
 
 EAGER, PATCHED = "eager", "patched"
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Page faults of a pass as users run it, and what is left of the speed-up without them."""
+    """Page faults of one pass, after the timing; None where the system does not count them."""
 
     eager: int | None
     patched: int | None
-    eager_left: int | None
-    patched_left: int | None
-    speedup: Summary
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "speedup": self.speedup.to_dict()}
+        return dict(vars(self))
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Result:
     patched_share: Share | None = None
     memory: Memory | None = None
     faults: Faults | None = None
+    speedup_without_faults: Summary | None = None
+    faults_left: Faults | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -91,7 +95,8 @@ def measure(
         row: what to measure.
         plan: how long to time; None is ``Plan()``.
         with_memory: also the peak memory, in a process of its own.
-        with_faults: also the speed-up without page faults, in a process of its own.
+        with_faults: also the speed-up where freed memory is kept on both sides, so that there are
+            no page faults.
         progress: told what is being done, and an empty string at the end.
 
     Raises:
@@ -127,17 +132,15 @@ def _measure(
     if not result.parity.passed:
         result.notes.append(f"not timed, parity failed: {result.parity.worst}")
         return result
-    progress("time")
     result.flops = model_flops(eager, images, backward=row.mode == "train")
-    peak = Peak()
-    runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
-    _fill(result, interleave(runs, plan, between=peak.sample), peak)
+    del eager, patched, images
+    progress("time")
+    _fill(result, _time(row, plan or Plan(), {}))
     if with_faults and allocator.is_glibc():
         progress("page faults")
-        result.faults = _faults(row, plan, runs)
+        _fill_without_faults(result, _time(row, _halved(plan or Plan()), allocator.KEEP))
     elif with_faults:
         result.notes.append("page faults: their removal needs Linux with glibc")
-    del eager, patched, images, runs
     if with_memory:
         progress("memory")
         why = memory.unavailable()
@@ -158,38 +161,59 @@ def _counts(report: PatchReport) -> tuple[dict[str, int], int]:
     return dict(Counter(module.backend for module in report.patched)), len(report.skipped)
 
 
-def _fill(result: Result, times: Comparison, peak: Peak) -> None:
-    result.eager, result.patched = times.summary(EAGER), times.summary(PATCHED)
-    result.speedup = times.ratio(EAGER, PATCHED)
-    result.peak = peak.summary()
-    result.eager_share = share(result.flops, times.seconds[EAGER], peak)
-    result.patched_share = share(result.flops, times.seconds[PATCHED], peak)
-    if peak.reason is not None:
-        result.notes.append(f"share of the peak: {peak.reason}")
+def _halved(plan: Plan) -> Plan:
+    rounds, seconds = max(plan.min_rounds // 2, 2), plan.min_seconds / 2
+    return replace(plan, min_rounds=rounds, min_seconds=seconds)
 
 
-def _faults(row: Row, plan: Plan | None, runs: dict[str, Callable[[], Any]]) -> Faults:
-    """Compare the two sides where freed memory is kept, in half as many rounds."""
-    plan = plan or Plan()
-    plan = replace(plan, min_rounds=max(plan.min_rounds // 2, 2), min_seconds=plan.min_seconds / 2)
+@dataclass(frozen=True)
+class _Times:
+    """What the process that times gives back."""
+
+    comparison: Comparison
+    peak: Peak
+    faults: Faults
+
+
+def _time(row: Row, plan: Plan, environment: Mapping[str, str]) -> _Times:
+    """Time the row in a new process with these settings of its allocator."""
     argument = {"row": row.to_dict(), "plan": vars(plan)}
-    left = child.call("measure", "without_page_faults", argument, allocator.KEEP)
-    return Faults(
-        allocator.page_faults(runs[EAGER]),
-        allocator.page_faults(runs[PATCHED]),
-        left[EAGER],
-        left[PATCHED],
-        Summary.from_dict(left["speedup"]),
-    )
+    found = child.call("measure", "time_here", argument, environment)
+    peak = Peak(probe=lambda seconds: 0.0)
+    peak.samples, peak.reason = found["peak"], found["peak_reason"]
+    seconds = {name: tuple(values) for name, values in found["seconds"].items()}
+    return _Times(Comparison(seconds), peak, Faults(**found["faults"]))
 
 
-def without_page_faults(argument: dict[str, Any]) -> dict[str, Any]:
-    """What the new process does: the same comparison, and the faults that are left."""
+def time_here(argument: dict[str, Any]) -> dict[str, Any]:
+    """What the new process does: times and peaks of each round, and page faults of a pass."""
     row = Row.from_dict(argument["row"])
     eager, images = build(row)
     patched = copy.deepcopy(eager)
     patch(patched)
+    peak = Peak()
     runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
-    times = interleave(runs, Plan(**argument["plan"]))
-    left = {name: allocator.page_faults(run) for name, run in runs.items()}
-    return {"speedup": times.ratio(EAGER, PATCHED).to_dict(), **left}
+    times = interleave(runs, Plan(**argument["plan"]), between=peak.sample)
+    return {
+        "seconds": times.seconds,
+        "peak": peak.samples,
+        "peak_reason": peak.reason,
+        "faults": {name: allocator.page_faults(run) for name, run in runs.items()},
+    }
+
+
+def _fill(result: Result, times: _Times) -> None:
+    both, peak = times.comparison, times.peak
+    result.eager, result.patched = both.summary(EAGER), both.summary(PATCHED)
+    result.speedup = both.ratio(EAGER, PATCHED)
+    result.faults = times.faults
+    result.peak = peak.summary()
+    result.eager_share = share(result.flops, both.seconds[EAGER], peak)
+    result.patched_share = share(result.flops, both.seconds[PATCHED], peak)
+    if peak.reason is not None:
+        result.notes.append(f"share of the peak: {peak.reason}")
+
+
+def _fill_without_faults(result: Result, times: _Times) -> None:
+    result.speedup_without_faults = times.comparison.ratio(EAGER, PATCHED)
+    result.faults_left = times.faults

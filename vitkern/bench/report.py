@@ -92,7 +92,7 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
     threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
     out = Table(title=f"{machine.cpu}, {threads}, {machine.isa or 'no library'}")
     out.add_column("model", no_wrap=True)
-    faults = any(result.faults is not None for result in results)
+    faults = any(result.speedup_without_faults is not None for result in results)
     columns = ["batch", "eager ms", "patched ms", "speed-up"] + ["no faults"] * faults
     columns += ["FMA peak", "error", "peak MB", "packed MB"]
     for column in columns:
@@ -104,7 +104,8 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
         cells += [_milliseconds(result.eager), _milliseconds(result.patched)]
         cells.append(_ratio(result.speedup))
         if faults:
-            cells.append(f"{result.faults.speedup.median:.2f}×" if result.faults else "-")
+            without = result.speedup_without_faults
+            cells.append(f"{without.median:.2f}×" if without else "-")
         cells += [
             _share(result.patched_share, result.eager_share),
             _error(result),
@@ -127,7 +128,7 @@ def notes(results: Sequence[Result]) -> list[str]:
             "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
             " at the time; (eager's)"
         )
-    if any(result.faults for result in timed):
+    if any(result.speedup_without_faults for result in timed):
         lines.append("no faults: the speed-up where freed memory is kept on both sides")
     if any(result.memory for result in timed):
         lines.append(
@@ -148,11 +149,11 @@ def notes(results: Sequence[Result]) -> list[str]:
                 f"{result.row.label}: the machine was busy: the quartiles of its peak are"
                 f" {result.peak.low:.0f} and {result.peak.high:.0f} GFLOP/s"
             )
-        if result.faults is not None:
-            f = result.faults
+        if result.faults_left is not None and result.faults is not None:
             lines.append(
-                f"{result.row.label}: page faults a pass: eager {f.eager}, patched {f.patched};"
-                f" removed: {f.eager_left}, {f.patched_left}"
+                f"{result.row.label}: page faults a pass: eager {result.faults.eager}, patched"
+                f" {result.faults.patched}; where memory is kept: {result.faults_left.eager},"
+                f" {result.faults_left.patched}"
             )
     return lines
 
