@@ -49,10 +49,9 @@ static void ignore_masked(float* s, const uint8_t* mask, int64_t n) {
 }
 
 // Rows of scores at a time: as many as fit the budget, in whole tiles.
-constexpr int64_t kMaxTiles = 8;
 VK_INLINE int64_t tiles_per_block(int64_t row_floats, int64_t budget) {
   const int64_t tiles = budget / (row_floats * 4 * MR);
-  return larger<int64_t>(1, smaller(tiles, kMaxTiles));
+  return larger<int64_t>(1, smaller(tiles, kSoftmaxRows / MR));
 }
 constexpr int64_t kScoreBytes = 24 << 10;
 
@@ -80,34 +79,35 @@ static void attend(const Runtime& rt, const AttentionArgs& a, const Head<T>& h, 
     for (int64_t t = t0; t < t1; t++) rows += tiles.size(t);
     for (int64_t r = 0; r < rows; r++) copy_row(h.q + (row + r) * a.q_strides.row, d, scale, q + r * ldq);
 
-    for (int64_t p = 0; p < panels_of(n); p++) {
-      const int vectors = (int)(panel_width(n, p) / W);
+    for (int64_t p = 0; p < panels_of(n); p++)
       for (int64_t t = t0, r = 0; t < t1; r += tiles.size(t), t++)
-        tile_for<ScoreTile>(tiles.size(t), vectors)(d, q + r * ldq, ldq, panel(kt, d, p), s + r * lds + p * NR, lds,
-                                                    nullptr, 0);
-    }
+        tile_for<ScoreTile>(tiles.size(t))(d, q + r * ldq, ldq, panel(kt, d, p), panel_width(n, p),
+                                           s + r * lds + p * NR, lds, nullptr, 0, nullptr);
 
-    float factors[kMaxTiles * MR];
-    T* out[kMaxTiles * MR];
     for (int64_t r = 0; r < rows; r++) {
-      float *w = s + r * lds, top;
+      float* w = s + r * lds;
       if (h.bias) add_bias(w, h.bias + (row + r) * a.bias_strides[2], a.bias_strides[3], n);
       if (h.mask) ignore_masked(w, h.mask, n);
       end_row(w, n);
-      const float sum = softmax_row<B>(w, padded, &top);
+    }
+    float tops[kSoftmaxRows], sums[kSoftmaxRows + W], factors[kSoftmaxRows + W];
+    softmax_rows<B>(s, lds, rows, padded, tops, sums);
+    normalizers(sums, rows, factors);
+    T* out[kSoftmaxRows];
+    for (int64_t r = 0; r < rows; r++) {
       const int64_t index = h.index * a.queries + row + r;
-      if (dropout.on) drop(dropout, index, w, padded);
-      if (a.lse) a.lse[index] = log_sum<B>(top, sum);
-      factors[r] = normalizer(sum) * dropout.scale;
+      if (dropout.on) {
+        drop(dropout, index, s + r * lds, padded);
+        factors[r] *= dropout.scale;
+      }
+      if (a.lse) a.lse[index] = log_sum<B>(tops[r], sums[r]);
       out[r] = h.row_of(a.out, a, a.queries, row + r);
     }
 
-    for (int64_t p = 0; p < panels_of(d); p++) {
-      const int vectors = (int)(panel_width(d, p) / W), live = (int)smaller<int64_t>(NR, d - p * NR);
+    for (int64_t p = 0; p < panels_of(d); p++)
       for (int64_t t = t0, r = 0; t < t1; r += tiles.size(t), t++)
-        tile_for<ValueTile<T>>(tiles.size(t), vectors)(n, s + r * lds, lds, panel(v, n, p), factors + r, out + r,
-                                                       p * NR, live);
-    }
+        tile_for<ValueTile<T>>(tiles.size(t))(n, s + r * lds, lds, panel(v, n, p), smaller<int64_t>(NR, d - p * NR),
+                                              factors + r, out + r, p * NR);
     row += rows;
   }
 }

@@ -42,7 +42,7 @@ static void softmax_gradient_row(float* s, float* ds, int64_t n, bool whole, flo
     for (int64_t j = 0; j < n; j += W)
       store(ds + j, select(dropout.keep(row, first_key + j), load(ds + j) * splat(dropout.scale), vf{}));
   float factor = 1.f;
-  const float total = exponentiate<B>(s, n, whole ? row_max(s, n) : splat(shift));
+  const float total = sum_everywhere(exponentiate<B>(s, n, whole ? row_max(s, n) : splat(shift)))[0];
   if (whole) {
     vf dot0 = {}, dot1 = {};
     int64_t j = 0;
@@ -128,12 +128,10 @@ static void gradient_of_keys(const Runtime& rt, const HeadRows<T>& h, Hooks& hoo
     float factors[MR];
     for (int i = 0; i < MR; i++) factors[i] = h.scale;
     const RowTiles tiles(rows);
-    for (int64_t p = 0; p < panels_of(d); p++) {
-      const int vectors = (int)(panel_width(d, p) / W), live = (int)smaller<int64_t>(NR, d - p * NR);
+    for (int64_t p = 0; p < panels_of(d); p++)
       for (int64_t t = 0, r = 0; t < tiles.count; r += tiles.size(t), t++)
-        tile_for<ValueTile<T>>(tiles.size(t), vectors)(n, ds + r * lds, lds, panel(k, n, p), factors, h.dq + q0 + r,
-                                                       p * NR, live);
-    }
+        tile_for<ValueTile<T>>(tiles.size(t))(n, ds + r * lds, lds, panel(k, n, p), smaller<int64_t>(NR, d - p * NR),
+                                              factors, h.dq + q0 + r, p * NR);
   }
   for (int64_t j = 0; j < n; j++)
     hooks.store_key(first + j, h.need_k ? dk + j * ldd : nullptr, h.need_v ? dv + j * ldd : nullptr);

@@ -4,66 +4,97 @@
 
 namespace vitkern::VITKERN_ISA {
 
+constexpr int64_t kWindowTiles = 3;  // tiles of rows between which the scores stay in the cache
+
 // A task's buffers for one window.
 template <class T>
 struct WindowBuffers {
   const T **rows, **next;  // the window's positions in qkv, and the next window's
   T** out;
   int64_t* at;
-  float *q, *kt, *v, *s;
+  float *q, *kt, *v, *s, *last_key;
   int64_t ldq, lds;
 
-  WindowBuffers(const Runtime& rt, int64_t n, int64_t d) : ldq(padded_stride(d)), lds(padded_stride(round_up(n, W))) {
+  WindowBuffers(const Runtime& rt, int64_t n, int64_t d)
+      : ldq(padded_stride(round_up(d, W))), lds(padded_stride(round_up(n, W))) {
     const int64_t list = round_up(n, 8);
     char* p = (char*)rt.scratch(kTile, list * 8 * 4);
     rows = (const T**)p;
     next = rows + list;
     out = (T**)(next + list);
     at = (int64_t*)(out + list);
-    q = (float*)rt.scratch(kOp, (n * ldq + packed_floats(n, d) + packed_floats(d, n) + MR * lds) * 4 + 256);
-    kt = q + round_up(n * ldq, 16);
-    v = kt + round_up(packed_floats(n, d), 16);
-    s = v + round_up(packed_floats(d, n), 16);
+    const int64_t by_keys = round_up(packed_floats(n, d), 16), by_dims = round_up(packed_floats(d, n), 16);
+    q = (float*)rt.scratch(kOp, ((n + 1) * ldq + by_keys + by_dims + kWindowTiles * MR * lds) * 4 + 64);
+    last_key = q + n * ldq;
+    kt = last_key + ldq;
+    v = kt + by_keys;
+    s = v + by_dims;
+    memset(q, 0, (n + 1) * ldq * 4);  // what lies behind head_dim, for last_scores
   }
 };
 
-// Asks for the lines of one head of some positions.
-template <class T>
-VK_INLINE void prefetch_head(T* const* rows, int64_t count, int64_t offset, int64_t d) {
-  for (int64_t i = 0; i < count; i++)
-    for (int64_t c = 0; c < d * (int64_t)sizeof(T); c += 64)
-      __builtin_prefetch((const char*)(rows[i] + offset) + c, 0, 2);
+// Keys in panels. One key that would be alone in a vector is not: tiles compute it as slowly as eight.
+VK_INLINE int64_t keys_in_tiles(int64_t n) { return n % W == 1 && n > 1 ? n - 1 : n; }
+
+// q, k and v of one head of a window as the tiles read them. D: head_dim, or 0 = d.
+template <int D, class T>
+static void gather_head(const WindowBuffers<T>& b, int64_t n, int64_t d, int64_t offset, int64_t channels,
+                        float scale) {
+  if (D) d = D;
+  const int64_t ldq = D ? padded_stride(round_up(D, W)) : b.ldq, in_tiles = keys_in_tiles(n);
+  float* q = b.q;
+  for (int64_t i = 0; i < n; i++) copy_row(b.rows[i] + offset, d, scale, q + i * ldq);
+  pack_rows_transposed(b.rows, channels + offset, in_tiles, d, b.kt);
+  if (in_tiles < n) copy_row(b.rows[n - 1] + channels + offset, d, 1.f, b.last_key);
+  pack_rows(b.rows, 2 * channels + offset, n, d, b.v);
+}
+
+// Scores of the last key where it is in no panel: s[r * lds] = pairs[r * stride] + q[r] . key, and
+// what `pairs` has for the rest of the vector.
+template <int D>
+static void last_scores(int64_t d, const float* q, int64_t ldq, int64_t rows, const float* key, float* s, int64_t lds,
+                        const float* pairs, int64_t stride) {
+  if (D) d = D, ldq = padded_stride(round_up(D, W));
+  for (int64_t r = 0; r < rows; r++) {
+    vf sum = {};
+    for (int64_t i = 0; i < d; i += W) sum = load(q + r * ldq + i) * load(key + i) + sum;
+    store(s + r * lds, load(pairs + r * stride) + sum_everywhere(sum));
+  }
 }
 
 // One head of one window.
-template <class T>
+template <int D, class T>
 static void attend_window(const WindowAttentionArgs& a, const WindowBuffers<T>& b, int64_t n, int64_t head,
                           const PairBias& bias, int64_t kind, const T* const* next, int64_t next_head, float* lse) {
-  const int64_t d = a.head_dim, channels = a.heads * d, padded = round_up(n, W), offset = head * d;
-  const float scale = a.scale * kLog2e;
-  for (int64_t i = 0; i < n; i++) copy_row(b.rows[i] + offset, d, scale, b.q + i * b.ldq);
-  pack_rows_transposed(b.rows, channels + offset, n, d, b.kt);
-  pack_rows(b.rows, 2 * channels + offset, n, d, b.v);
+  const int64_t d = D ? D : a.head_dim, channels = a.heads * d, offset = head * d;
+  const int64_t padded = round_up(n, W), in_tiles = keys_in_tiles(n);
+  gather_head<D>(b, n, d, offset, channels, a.scale * kLog2e);
   const float* start = bias.of(kind, head);
 
   const RowTiles tiles(n);
-  for (int64_t t = 0, r = 0; t < tiles.count; r += tiles.size(t), t++) {
-    const int m = tiles.size(t);
-    for (int64_t p = 0; p < panels_of(n); p++)
-      tile_for<ScoreTile>(m, (int)(panel_width(n, p) / W))(d, b.q + r * b.ldq, b.ldq, panel(b.kt, d, p), b.s + p * NR,
-                                                           b.lds, start + r * bias.stride + p * NR, bias.stride);
-    if (next)
-      for (int64_t part = 0; part < 3; part++) prefetch_head(next + r, m, part * channels + next_head * d, d);
-    float factors[MR];
-    for (int i = 0; i < m; i++) {
-      float top;
-      const float sum = softmax_row<Base::two>(b.s + i * b.lds, padded, &top);
-      factors[i] = normalizer(sum);
-      if (lse) lse[r + i] = log_sum<Base::two>(top, sum);
-    }
-    for (int64_t p = 0; p < panels_of(d); p++)
-      tile_for<ValueTile<T>>(m, (int)(panel_width(d, p) / W))(
-          n, b.s, b.lds, panel(b.v, n, p), factors, b.out + r, offset + p * NR, (int)smaller<int64_t>(NR, d - p * NR));
+  // What the next head (or window) reads and this one writes.
+  const int64_t steps = tiles.count * panels_of(in_tiles), size = sizeof(T);
+  Prefetch ahead{(const char* const*)next, (const char* const*)b.out, channels * size, next_head * d * size,
+                 offset * size, d * size, n, (n + steps - 1) / steps, 0};
+  for (int64_t t0 = 0, row = 0; t0 < tiles.count; t0 += kWindowTiles) {
+    const int64_t t1 = smaller(t0 + kWindowTiles, tiles.count);
+    int64_t rows = 0;
+    for (int64_t t = t0; t < t1; rows += tiles.size(t), t++)
+      tile_for<ScoreTile>(tiles.size(t))(d, b.q + (row + rows) * b.ldq, b.ldq, b.kt, round_up(in_tiles, W),
+                                         b.s + rows * b.lds, b.lds, start + (row + rows) * bias.stride, bias.stride,
+                                         &ahead);
+    if (in_tiles < n)
+      last_scores<D>(d, b.q + row * b.ldq, b.ldq, rows, b.last_key, b.s + in_tiles, b.lds,
+                     start + row * bias.stride + in_tiles, bias.stride);
+
+    float tops[kWindowTiles * MR], sums[kWindowTiles * MR + W], factors[kWindowTiles * MR + W];
+    softmax_rows<Base::two>(b.s, b.lds, rows, padded, tops, sums);
+    normalizers(sums, rows, factors);
+    for (int64_t r = 0; lse && r < rows; r++) lse[row + r] = log_sum<Base::two>(tops[r], sums[r]);
+
+    for (int64_t t = t0, r = 0; t < t1; r += tiles.size(t), t++)
+      tile_for<ValueTile<T>>(tiles.size(t))(n, b.s + r * b.lds, b.lds, b.v, d, factors + r, b.out + row + r, offset);
+    row += rows;
   }
 }
 
@@ -84,7 +115,7 @@ struct WindowGrid {
   }
 };
 
-template <class T>
+template <int D, class T>
 static void window_attention_as(const Runtime& rt, const WindowAttentionArgs& a) {
   const Windows w(a);
   const int64_t n = w.positions(), d = a.head_dim, channels = a.heads * d, windows = a.batch * w.per_image();
@@ -113,14 +144,17 @@ static void window_attention_as(const Runtime& rt, const WindowAttentionArgs& a)
       for (int64_t head = task.first_head; head < task.last_head; head++) {
         const bool same = head + 1 < task.last_head;
         const T* const* next = same ? b.rows : more ? b.next : nullptr;
-        attend_window(a, b, n, head, bias, w.kind_of(window), next, same ? head + 1 : task.first_head,
+        attend_window<D>(a, b, n, head, bias, w.kind_of(window), next, same ? head + 1 : task.first_head,
                       a.lse ? a.lse + (window * a.heads + head) * n : nullptr);
       }
     }
   });
 }
 static void window_attention(const Runtime& rt, const WindowAttentionArgs& a) {
-  with_type(a.type, [&](auto t) { window_attention_as<decltype(t)>(rt, a); });
+  with_type(a.type, [&](auto t) {
+    if (a.head_dim == 32) window_attention_as<32, decltype(t)>(rt, a);  // all Swins
+    else window_attention_as<0, decltype(t)>(rt, a);
+  });
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -72,33 +72,51 @@ struct PairBias {
   }
 };
 
+// What the mask adds to the scores of a query, by whether its row and its column of the window came
+// around from the other side; -inf behind the last key.
+VK_INLINE void mask_rows(const Windows& w, int64_t kind, float* rows, int64_t stride) {
+  const int64_t bottom = w.bottom(kind) ? w.wh - w.sh : w.wh, right = w.right(kind) ? w.ww - w.sw : w.ww;
+  for (int state = 0; state < 4; state++) {
+    if ((state / 2 && bottom == w.wh) || (state % 2 && right == w.ww)) continue;
+    float* row = rows + state * stride;
+    for (int64_t y = 0; y < w.wh; y++)
+      for (int64_t x = 0; x < w.ww; x++)
+        *row++ = (y >= bottom) != (state / 2) || (x >= right) != (state % 2) ? kApart * kLog2e : 0.f;
+    for (; row < rows + (state + 1) * stride; row++) *row = -kInfinity;
+  }
+}
+
+// The bias depends on the query's row yi and the key's row yj by yi - yj alone. So the queries of one
+// column of the window find theirs in one strip, a piece for every yi - yj from the largest to the
+// smallest: that of row yi begins wh - 1 - yi pieces on.
 template <class T>
-static void expand_bias(const Windows& w, const T* table, int64_t heads, int64_t head, int64_t kind, float* reversed,
+static void expand_bias(const Windows& w, const T* table, int64_t heads, int64_t head, int64_t kind, float* memory,
                         float* out, int64_t stride) {
-  const int64_t n = w.positions(), length = w.table_rows();
+  const int64_t length = w.table_rows(), pieces = 2 * w.wh - 1;
+  float *masks = memory, *reversed = masks + 4 * stride, *strip = reversed + length + W;
+  mask_rows(w, kind, masks, stride);
   // Backwards, so that the keys of one row of the window find their entries in order.
   for (int64_t i = 0; i < length; i++)
     reversed[length - 1 - i] = table ? to_float(table[i * heads + head]) * kLog2e : 0.f;
-  const bool bottom = w.bottom(kind), right = w.right(kind);
-  const vf apart = splat(kApart * kLog2e);
-  for (int64_t i = 0; i < n; i++) {
-    const int64_t yi = i / w.ww, xi = i % w.ww;
-    float* row = out + i * stride;
-    for (int64_t yj = 0; yj < w.wh; yj++) {
-      const float* entries = reversed + length - 1 - w.table_row(yi, xi, yj);
-      const bool rows_apart = bottom && (yi >= w.wh - w.sh) != (yj >= w.wh - w.sh);
-      for (int64_t x = 0; x < w.ww; x += W) {
-        vf b = load(entries + x);  // what it writes too much, the next row or the end overwrites
-        if (rows_apart) b = b + apart;
-        else if (right) {
-          const vi wrapped = iota() + (int)x >= splat_int((int)(w.ww - w.sw));
-          b = b + select(xi >= w.ww - w.sw ? ~wrapped : wrapped, apart, vf{});
-        }
-        store(row + yj * w.ww + x, b);
-      }
+  for (int64_t i = length; i < length + W; i++) reversed[i] = 0.f;
+  for (int64_t i = pieces * w.ww; i < pieces * w.ww + 2 * W; i++) strip[i] = 0.f;
+  for (int64_t xi = 0; xi < w.ww; xi++) {
+    const float* entries = reversed + w.ww - 1 - xi;
+    float* piece = strip;
+    for (int64_t k = 0; k < pieces; k++, piece += w.ww, entries += 2 * w.ww - 1)
+      for (int64_t x = 0; x < w.ww; x += W) store(piece + x, load(entries + x));  // the next covers what is too much
+    const bool wrapped_column = w.right(kind) && xi >= w.ww - w.sw;
+    for (int64_t yi = 0; yi < w.wh; yi++) {
+      const bool wrapped_row = w.bottom(kind) && yi >= w.wh - w.sh;
+      const float *from = strip + (w.wh - 1 - yi) * w.ww, *mask = masks + (2 * wrapped_row + wrapped_column) * stride;
+      float* row = out + (yi * w.ww + xi) * stride;
+      for (int64_t j = 0; j < stride; j += W) store(row + j, load(from + j) + load(mask + j));
     }
-    for (int64_t j = n; j < stride; j++) row[j] = -kInfinity;
   }
+}
+// Floats of `memory` above.
+VK_INLINE int64_t expand_floats(const Windows& w, int64_t stride) {
+  return 4 * stride + w.table_rows() + W + (2 * w.wh - 1) * w.ww + 2 * W;
 }
 
 template <class T>
@@ -107,8 +125,8 @@ static PairBias pair_bias(const Runtime& rt, const Windows& w, const T* table, i
   const int64_t head_floats = round_up(n * stride + W, 16);
   float* data = (float*)rt.scratch(kShared, w.kinds() * heads * head_floats * 4);
   for_tasks(rt, w.kinds() * heads, [&](int64_t task) {
-    float* reversed = (float*)rt.scratch(kVectors2, (w.table_rows() + W) * 4);
-    expand_bias(w, table, all_heads, task % heads, task / heads, reversed, data + task * head_floats, stride);
+    float* memory = (float*)rt.scratch(kVectors2, expand_floats(w, stride) * 4);
+    expand_bias(w, table, all_heads, task % heads, task / heads, memory, data + task * head_floats, stride);
   });
   return {data, stride, head_floats, heads};
 }
