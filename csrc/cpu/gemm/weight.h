@@ -1,5 +1,5 @@
 // Weights as B operands: prepacked ones (with a header that says what they are), and packing for one
-// call. Vectors of a layer (bias, gamma) as padded float32.
+// call. PaddedVectors of a layer (bias, gamma) as padded float32.
 #pragma once
 #include "gemm.h"
 
@@ -79,10 +79,10 @@ static const float* plain_weight(const Runtime& rt, Slot slot, const Weight& w) 
   return out;
 }
 
-// Vectors of up to `floats` elements in all, each as float32 and readable up to whole vectors.
-class Vectors {
+// PaddedVectors of up to `floats` elements in all, each as float32 and readable up to whole vectors.
+class PaddedVectors {
  public:
-  Vectors(const Runtime& rt, Slot slot, int64_t count, int64_t longest)
+  PaddedVectors(const Runtime& rt, Slot slot, int64_t count, int64_t longest)
       : next_((float*)rt.scratch(slot, count * round_up(longest, 16) * 4)) {}
   template <class T>
   const float* add(const T* p, int64_t n) {

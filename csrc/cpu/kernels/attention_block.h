@@ -14,7 +14,7 @@ template <class T>
 static void qkv_of(const Runtime& rt, const T* x, int64_t rows, const Norm& norm, const Weight& weight,
                    const void* bias, T* qkv) {
   const float* b = transposed_weight<T>(rt, kPackedB, weight);
-  Vectors vectors(rt, kVectors, 3, larger(weight.out, weight.in));
+  PaddedVectors vectors(rt, kVectors, 3, larger(weight.out, weight.in));
   Epilogue<T> e{qkv, weight.out};
   e.bias = vectors.add((const T*)bias, weight.out);
   with_rows(x, weight.in, weight.in, norm, vectors, [&](const auto& source) {

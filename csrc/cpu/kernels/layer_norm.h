@@ -57,7 +57,7 @@ VK_INLINE const float* as_floats(const T* x, int64_t n, float* buffer) {
 template <class T, class U>
 static void layer_norm_as(const Runtime& rt, const LayerNormArgs& a) {
   const int64_t n = a.columns;
-  Vectors vectors(rt, kVectors, 2, n);
+  PaddedVectors vectors(rt, kVectors, 2, n);
   const float *weight = vectors.add((const U*)a.weight, n), *bias = vectors.add((const U*)a.bias, n);
   const int64_t block = larger<int64_t>(1, 16384 / n);
   for_tasks(rt, (a.rows + block - 1) / block, [&](int64_t task) {
@@ -89,7 +89,7 @@ static void layer_norm(const Runtime& rt, const LayerNormArgs& a) {
 template <class T, class U>
 static void layer_norm_backward_as(const Runtime& rt, const LayerNormBackwardArgs& a) {
   const int64_t n = a.columns, padded = round_up(n, 16);
-  Vectors vectors(rt, kVectors, 1, n);
+  PaddedVectors vectors(rt, kVectors, 1, n);
   const float* weight = vectors.add((const U*)a.weight, n);
   // The rows are cut the same way whatever the number of threads, so that dweight and dbias repeat.
   const int64_t chunks = larger<int64_t>(1, smaller<int64_t>(32, a.rows / 16));

@@ -9,7 +9,7 @@ template <class T>
 static void linear_as(const Runtime& rt, const LinearArgs& a) {
   const int64_t out = a.weight.out, in = a.weight.in;
   const float* b = transposed_weight<T>(rt, kPackedB, a.weight);
-  Vectors vectors(rt, kVectors, 2, out);
+  PaddedVectors vectors(rt, kVectors, 2, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
   e.gamma = vectors.add((const T*)a.gamma, out);
@@ -43,7 +43,7 @@ static void linear_backward_as(const Runtime& rt, const LinearBackwardArgs& a) {
   if (sizeof(T) != 4 || a.gamma || a.activation != Activation::none) {
     stride = padded_stride(out);
     float* buffer = (float*)rt.scratch(kShared, a.rows * stride * 4);
-    Vectors vectors(rt, kVectors, 1, out);
+    PaddedVectors vectors(rt, kVectors, 1, out);
     scaled_gradient(rt, a.rows, out, dy, vectors.add((const T*)a.gamma, out), pre, a.activation, buffer, stride);
     z = buffer;
   }

@@ -28,7 +28,7 @@ struct Activated {
 };
 
 template <class T, class Source>
-static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors& vectors) {
+static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedVectors& vectors) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
   const float* b1 = transposed_weight<T>(rt, kPackedB, a.weight1);
   const float* b2 = transposed_weight<T>(rt, kPackedB2, a.weight2);
@@ -100,7 +100,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, Vectors
 template <class T>
 static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
-  Vectors vectors(rt, kVectors, 5, larger(larger(hidden, out), in));
+  PaddedVectors vectors(rt, kVectors, 5, larger(larger(hidden, out), in));
   with_rows((const T*)a.x, a.x_stride, in, a.norm, vectors, [&](const auto& x) { mlp_of<T>(rt, a, x, vectors); });
 }
 static void mlp(const Runtime& rt, const MlpArgs& a) {
@@ -117,7 +117,7 @@ static void mlp_backward_as(const Runtime& rt, const MlpBackwardArgs& a) {
   const float* z = (const float*)a.dy;
   int64_t z_stride = out;
   if (scaled) {
-    Vectors vectors(rt, kVectors, 1, out);
+    PaddedVectors vectors(rt, kVectors, 1, out);
     scaled_gradient<T>(rt, a.rows, out, dy, vectors.add((const T*)a.gamma, out), nullptr, Activation::none, shared, ldz);
     z = shared;
     z_stride = ldz;

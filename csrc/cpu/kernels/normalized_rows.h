@@ -30,7 +30,7 @@ struct NormalizedRows {
 
 // Calls f(source) with x's rows as they are, or normalised. The vectors have room for two more.
 template <class T, class F>
-VK_INLINE void with_rows(const T* x, int64_t stride, int64_t k, const Norm& norm, Vectors& vectors, const F& f) {
+VK_INLINE void with_rows(const T* x, int64_t stride, int64_t k, const Norm& norm, PaddedVectors& vectors, const F& f) {
   if (!norm.on) return f(Compute<T>::rows(x, stride, k));
   const float *weight = nullptr, *bias = nullptr;
   with_type(norm.type, [&](auto t) {

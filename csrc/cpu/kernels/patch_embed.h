@@ -46,7 +46,7 @@ template <class T>
 static void patch_embed_as(const Runtime& rt, const PatchEmbedArgs& a) {
   const int64_t out = a.weight.out, in = a.grid.in();
   const float* b = transposed_weight<T>(rt, kPackedB, a.weight);
-  Vectors vectors(rt, kVectors, 1, out);
+  PaddedVectors vectors(rt, kVectors, 1, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
   using C = Compute<T>;
