@@ -12,7 +12,7 @@ namespace vitkern::VITKERN_ISA {
 // a > b ? a : b in one instruction, of which compilers make two.
 VK_INLINE vf maximum(vf a, vf b) {
 #if VITKERN_WIDTH == 16 && defined(__AVX512F__)
-  return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);  // the plain one makes gcc warn
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
 #elif VITKERN_WIDTH == 8 && defined(__AVX__)
   return (vf)_mm256_max_ps((__m256)a, (__m256)b);
 #elif VITKERN_WIDTH == 4 && defined(__SSE__)
