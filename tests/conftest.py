@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+# Inductor imports it, which fails where pip was imported first (Python < 3.12).
+import setuptools  # noqa: F401
 import torch
 
 
