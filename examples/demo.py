@@ -28,7 +28,7 @@ from vitkern._library import load
 from vitkern.bench import flops, machine, models, parity
 from vitkern.bench.models import Row
 from vitkern.bench.passes import make_pass
-from vitkern.bench.peak import Peak, share
+from vitkern.bench.peak import Peak, share, unsteady
 from vitkern.bench.timing import QUICK, Comparison, Plan, interleave
 
 MODELS = ("vit_small_patch16_224", "swin_tiny_patch4_window7_224")
@@ -183,6 +183,10 @@ def main(argv: list[str] | None = None) -> int:
         " do. Errors: the largest against float64, relative to the largest logit.",
         markup=False,
     )
+    for pair in pairs:
+        busy = unsteady(pair.peak.summary())
+        if busy is not None:
+            out.print(f"{pair.row.model}: {busy}. Repeat on an idle one.")
     return 0 if all(checked.passed for checked in checks) else 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vitkern._library import LibraryStatus, load
 from vitkern.bench import peak
-from vitkern.bench.peak import Peak, Share, share
+from vitkern.bench.peak import Peak, Share, share, unsteady
 
 
 def of(*gflops: float) -> Peak:
@@ -25,6 +25,18 @@ def test_share_is_against_the_higher_peak_around_each_run() -> None:
     assert got == Share(of_moment=pytest.approx(0.5), of_best=pytest.approx(0.5))
     got = share(1e9, (0.02, 0.04, 0.04), of(100.0, 50.0, 50.0, 50.0))
     assert got == Share(of_moment=pytest.approx(0.5), of_best=pytest.approx(0.25))
+
+
+def test_samples_that_were_interrupted_throughout_do_not_count() -> None:
+    got = share(1e9, (0.02, 0.02, 0.04), of(100.0, 0.0, 0.0, 50.0))
+    assert got == Share(of_moment=pytest.approx(0.5), of_best=pytest.approx(0.5))
+    assert share(1e9, (0.02,), of(0.0, 0.0)) is None
+
+
+def test_unsteady_peaks_are_told() -> None:
+    assert unsteady(None) is None
+    assert unsteady(of(100.0, 99.0, 98.0).summary()) is None
+    assert "quartiles of its peak are 75 and 100" in str(unsteady(of(50.0, 100.0, 100.0).summary()))
 
 
 def test_unknown_shares() -> None:

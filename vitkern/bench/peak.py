@@ -25,7 +25,7 @@ import torch
 from vitkern._library import load
 from vitkern.bench.timing import Summary, summarize
 
-__all__ = ["Peak", "Share", "share"]
+__all__ = ["Peak", "Share", "share", "unsteady"]
 
 
 class Peak:
@@ -58,6 +58,16 @@ class Peak:
     def summary(self) -> Summary | None:
         """GFLOP/s, over all samples."""
         return summarize(self.samples) if self.samples else None
+
+
+def unsteady(peak: Summary | None) -> str | None:
+    """What to say where the peak varied so much that times mean little, or None."""
+    if peak is None or peak.low >= 0.85 * peak.high:
+        return None
+    return (
+        f"the machine was busy: the quartiles of its peak are {peak.low:.0f} and"
+        f" {peak.high:.0f} GFLOP/s"
+    )
 
 
 def _library_probe(seconds: float) -> float:
@@ -97,9 +107,13 @@ def share(flops: float | None, seconds: Sequence[float], peak: Peak) -> Share | 
     if len(peak.samples) != len(seconds) + 1:
         raise ValueError(f"{len(peak.samples)} samples of the peak for {len(seconds)} rounds")
     around = zip(peak.samples, peak.samples[1:], strict=False)
+    # A sample that was interrupted for all of its time is zero.
     shares = [
         flops / taken / (max(before, after) * 1e9)
         for taken, (before, after) in zip(seconds, around, strict=True)
+        if max(before, after) > 0.0
     ]
+    if not shares:
+        return None
     best = flops / summarize(seconds).median / (max(peak.samples) * 1e9)
     return Share(summarize(shares).median, best)

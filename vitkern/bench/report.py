@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitkern.bench.machine import Machine
 from vitkern.bench.measure import Result
-from vitkern.bench.peak import Share
+from vitkern.bench.peak import Share, unsteady
 from vitkern.bench.timing import Summary
 
 if TYPE_CHECKING:
@@ -144,11 +144,9 @@ def notes(results: Sequence[Result]) -> list[str]:
         where = "" if len(labels) == len(results) else f"{'; '.join(labels)}: "
         lines.append(where + note)
     for result in timed:
-        if result.peak is not None and result.peak.low < 0.85 * result.peak.high:
-            lines.append(
-                f"{result.row.label}: the machine was busy: the quartiles of its peak are"
-                f" {result.peak.low:.0f} and {result.peak.high:.0f} GFLOP/s"
-            )
+        busy = unsteady(result.peak)
+        if busy is not None:
+            lines.append(f"{result.row.label}: {busy}")
         if result.faults_left is not None and result.faults is not None:
             lines.append(
                 f"{result.row.label}: page faults a pass: eager {result.faults.eager}, patched"
