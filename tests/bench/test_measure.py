@@ -94,15 +94,20 @@ def test_a_model_that_fails_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabota
 
 
 @pytest.mark.skipif(not allocator.is_glibc(), reason="needs glibc")
-def test_a_process_that_keeps_its_memory_has_no_page_faults() -> None:
+def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     plan = Plan(warmup=3, min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
     argument = {"row": ROW.to_dict(), "plan": vars(plan)}
-    found = child.call("measure", "time_here", argument, allocator.KEEP)
-    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == {
+    kept, returned = (
+        child.call("measure", "time_here", argument, environment)
+        for environment in (allocator.KEEP, allocator.RETURN)
+    )
+    assert {name: len(seconds) for name, seconds in kept["seconds"].items()} == {
         "eager": 2, "patched": 2,
     }  # fmt: skip
-    assert len(found["peak"]) == 3 * load().available
-    assert found["faults"]["eager"] < 64  # the memory of earlier passes is still there
+    assert len(kept["peak"]) == 3 * load().available
+    # Each pass has a few hundred by chance (the interpreter, the kernel's own): 0 to 300 were seen.
+    assert returned["faults"]["eager"] > 2000  # 12 blocks, 12 results of 37 pages or more in each
+    assert kept["faults"]["eager"] < returned["faults"]["eager"] / 3
 
 
 def test_with_faults_both_are_reported(in_this_process: None) -> None:
