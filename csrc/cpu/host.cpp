@@ -6,6 +6,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace vitkern {
 
@@ -77,9 +80,11 @@ void* scratch(Slot slot, size_t wanted) {
   if (s.bytes[slot] < wanted) {
     std::free(s.memory[slot]);
     s.bytes[slot] = 0;
-    const size_t size = (wanted + 4095) / 4096 * 4096;
-    s.memory[slot] = std::aligned_alloc(4096, size);
+    const size_t alignment = wanted < kHugePage ? 4096 : kHugePage;
+    const size_t size = (wanted + alignment - 1) / alignment * alignment;
+    s.memory[slot] = std::aligned_alloc(alignment, size);
     STD_TORCH_CHECK(s.memory[slot], "vitkern: out of memory (", size, " bytes of scratch)");
+    ask_for_huge_pages(s.memory[slot], size);
     s.bytes[slot] = size;
   }
   return s.memory[slot];
@@ -134,6 +139,14 @@ double peak_gflops(double seconds, bool all_threads) {
 }
 
 }  // namespace
+
+void ask_for_huge_pages(void* memory, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t begin = ((uintptr_t)memory + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = ((uintptr_t)memory + bytes) / kHugePage * kHugePage;
+  if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 

@@ -17,6 +17,10 @@ using torch::stable::Tensor;
 using Maybe = std::optional<Tensor>;
 
 Runtime runtime();
+// Large memory in pages of 2 MiB, where it holds whole ones: hundreds of page faults become one. A
+// hint, without effect on systems that do not know it.
+void ask_for_huge_pages(void* memory, size_t bytes);
+constexpr size_t kHugePage = 2 << 20;
 
 inline Type type_of(const Tensor& t) {
   if (t.scalar_type() == ScalarType::Float) return Type::f32;
@@ -33,7 +37,10 @@ inline Maybe dense(const Maybe& t) { return t ? Maybe(dense(*t)) : t; }
 
 // An uninitialised tensor of like's dtype and device (or of `dtype`).
 inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, std::optional<ScalarType> dtype = {}) {
-  return torch::stable::new_empty(like, sizes, dtype);
+  Tensor t = torch::stable::new_empty(like, sizes, dtype);
+  const size_t bytes = t.numel() * t.element_size();
+  if (bytes >= 2 * kHugePage) ask_for_huge_pages(t.mutable_data_ptr(), bytes);
+  return t;
 }
 // The same where `wanted`, else a tensor with no elements.
 inline Tensor empty_if(bool wanted, const Tensor& like, std::vector<int64_t> sizes,

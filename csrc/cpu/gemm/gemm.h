@@ -1,13 +1,22 @@
-// C = A * B with B packed: a block of rows at a time, K in pieces that keep a panel of B in the
-// first-level cache and the block of A in the second.
+// C = A * B with B packed: a block of rows at a time, which stays in the second-level cache, and K in
+// pieces that keep a panel of B in the first.
 #pragma once
 #include "epilogue.h"
 #include "pack.h"
 
 namespace vitkern::VITKERN_ISA {
 
-constexpr int64_t kBlockK = 512;     // at most this much of K at a time
-constexpr int64_t kBlockRows = 128;  // at most about this many rows of A at a time
+constexpr int64_t kBlockK = 384;  // at most this much of K at a time
+// Rows of A at a time: a block of this many rows of K elements stays in the second-level cache.
+VK_INLINE int64_t block_rows(int64_t k) {
+  return smaller<int64_t>(192, larger<int64_t>(48, (64 << 10) / larger<int64_t>(1, k)));
+}
+// With no more rows than this, much of the time goes into reading B from memory for the first time.
+constexpr int64_t kFewRows = 1024;
+VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
+  const int64_t block = rows <= kFewRows ? 128 : block_rows(k);
+  return (rows + block - 1) / block;
+}
 
 // Rows of a float32 scratch matrix are never a multiple of 4 KiB apart: that would put the rows of
 // a tile into the same cache sets.
@@ -80,41 +89,36 @@ struct Compute {
 template <Dot D = Dot::f32, class T>
 static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
                            const float* packed, int64_t columns, int64_t k, int64_t first, int64_t last,
-                           const Epilogue<T>& epilogue) {
+                           const Epilogue<T>& epilogue, bool cold = false) {
   const RowTiles tiles(n);
   const int64_t pieces = larger<int64_t>(1, (k + kBlockK - 1) / kBlockK);
   const int64_t step = larger<int64_t>(1, round_up((k + pieces - 1) / pieces, 4));
-  // Sums of the pieces before the last one; one tile is enough where there is one piece.
-  const int64_t lds = pieces > 1 ? (last - first) * NR + 16 : NR;
-  float* sums = (float*)rt.scratch(kPartial, (pieces > 1 ? n : MR) * lds * 4);
-  for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += step) {
-    const int64_t kn = smaller(step, k - k0);
-    const bool final = k0 + step >= k;
-    for (int64_t p = first; p < last; p++) {
-      const int64_t width = panel_width(columns, p), column = p * NR;
+  // A panel's sums of the pieces before the last one; one tile is enough where there is one piece.
+  float* sums = (float*)rt.scratch(kPartial, (pieces > 1 ? n : MR) * NR * 4);
+  for (int64_t p = first; p < last; p++) {
+    const int64_t width = panel_width(columns, p), column = p * NR;
+    const int live = (int)smaller<int64_t>(NR, columns - column), vectors = (int)(width / W);
+    for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += step) {
+      const int64_t kn = smaller(step, k - k0);
+      const bool final = k0 + step >= k;
       const float* b = panel(packed, k, p) + k0 * width;
-      const int live = (int)smaller<int64_t>(NR, columns - column);
-      // The next panel comes from memory or the third-level cache: ask for it a slice at a time while
-      // the tiles of this one are computed.
-      const bool last_panel = p + 1 == last;
-      const char* next = (const char*)(last_panel ? panel(packed, k, first) + smaller(k0 + kn, k - 1) * NR
-                                                  : panel(packed, k, p + 1) + k0 * width);
+      // The piece after this one, a slice with every tile.
+      const char* next = (const char*)(b + kn * width);
       const int64_t slice = (kn * width * 4 / tiles.count + 63) / 64 * 64;
-      int64_t r = 0;
-      for (int64_t t = 0; t < tiles.count; t++) {
+      for (int64_t t = 0, r = 0; t < tiles.count; t++) {
         const int m = tiles.size(t);
-        for (int64_t line = 0; line < slice; line += 64) __builtin_prefetch(next + t * slice + line, 0, 2);
         if (final) prefetch_tile(epilogue, row + r, m, column);
-        float* c = pieces > 1 ? sums + r * lds + (p - first) * NR : sums;
+        if (cold)
+          for (int64_t i = 0; i < slice; i += 64) __builtin_prefetch(next + t * slice + i, 0, 2);
+        float* c = pieces > 1 ? sums + r * NR : sums;
         // Where it can, the tile applies the epilogue in registers, or the activation follows at once.
         TileEpilogue e;
         const bool easy = final && live == width && simple(epilogue, row + r, column, &e);
         const bool in_registers = easy && epilogue.activation == Activation::none;
-        const int vectors = (int)(width / W);
-        tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, lds, k0 > 0,
+        tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
                                                          in_registers ? &e : nullptr);
-        if (easy && !in_registers) activate_tile(epilogue.activation, c, lds, m, vectors, e);
-        else if (final && !easy) finish_tile(epilogue, row + r, m, column, live, c, lds);
+        if (easy && !in_registers) activate_tile(epilogue.activation, c, NR, m, vectors, e);
+        else if (final && !easy) finish_tile(epilogue, row + r, m, column, live, c, NR);
         r += m;
       }
     }
@@ -125,8 +129,8 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
 // to keep all threads busy to the end.
 struct Grid {
   int64_t row_blocks, column_blocks, rows, panels;
-  Grid(const Runtime& rt, int64_t rows_, int64_t columns) : rows(rows_), panels(panels_of(columns)) {
-    row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+  Grid(const Runtime& rt, int64_t rows_, int64_t columns, int64_t k)
+      : row_blocks(blocks_of(rows_, k)), rows(rows_), panels(panels_of(columns)) {
     if (row_blocks > rt.threads) row_blocks = round_up(row_blocks, rt.threads);
     const int64_t wanted = rt.threads > 1 ? 8 * rt.threads : 1;
     column_blocks = larger<int64_t>(1, smaller(panels / 4, (wanted + row_blocks - 1) / larger<int64_t>(1, row_blocks)));
@@ -152,7 +156,7 @@ template <Dot D = Dot::f32, class Source, class T>
 static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const float* packed,
                          int64_t columns, int64_t k, const Epilogue<T>& epilogue) {
   if (rows == 0 || columns == 0) return;
-  const Grid grid(rt, rows, columns);
+  const Grid grid(rt, rows, columns, k);
   for_tasks(rt, grid.tasks(), [&](int64_t i) {
     const Grid::Task t = grid.task(i);
     int64_t lda;
@@ -160,7 +164,8 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
     // bfloat16 that row is as long as two.
     float* buffer = (float*)rt.scratch(kRowsA, (t.n + 2) * padded_stride(k) * 4);
     const float* a = source.block(t.row, t.n, buffer, &lda);
-    multiply_block<D>(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue);
+    multiply_block<D>(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue,
+                      rows <= kFewRows);
   });
 }
 

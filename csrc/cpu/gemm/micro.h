@@ -16,7 +16,7 @@ constexpr int MR = 9, NV = 3;  // 27 accumulators of 32 registers
 constexpr int MR = 6, NV = 2;  // 12 accumulators of 16 registers
 #endif
 constexpr int NR = NV * W;  // columns of a packed panel of B
-constexpr int kPrefetch = 256;  // floats of B ahead
+constexpr int kPrefetch = 8 * NR;  // floats of B ahead
 
 // What one step of K is: a float of A times one of B, or two bfloat16 of each (32 bits as well, so
 // that addresses and panels are the same), with float32 sums.
@@ -93,7 +93,7 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
 
 // At most this many products are added up one after the other; longer sums are sums of such pieces,
 // which keeps the rounding error near that of the libraries (they block K as well).
-constexpr int64_t kChain = 256;
+constexpr int64_t kChain = 384;
 
 // What a tile does with its result while it is still in registers, in place of storing it to C:
 // out = residual + gamma * (C + bias). Null vectors and matrices drop out.

@@ -73,7 +73,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedV
   };
   // Weights that no private cache holds are read anew for each block of rows.
   const bool large = (in + out) * hidden * 4 > (4 << 20);
-  if (a.rows < rt.threads * kBlockRows * (large ? 4 : 1)) {
+  if (a.rows < rt.threads * 128 * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);
@@ -83,7 +83,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedV
     multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
     return;
   }
-  const int64_t blocks = round_up((a.rows + kBlockRows - 1) / kBlockRows, rt.threads);
+  const int64_t blocks = round_up(blocks_of(a.rows, larger(steps_in, steps_hidden)), rt.threads);
   for_tasks(rt, blocks, [&](int64_t i) {
     const int64_t row = a.rows * i / blocks, n = a.rows * (i + 1) / blocks - row;
     if (n == 0) return;

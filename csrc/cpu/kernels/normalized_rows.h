@@ -59,8 +59,9 @@ VK_INLINE void with_ready_rows(const Runtime& rt, const Source& source, int64_t,
 template <class T, class F>
 static void with_ready_rows(const Runtime& rt, const NormalizedRows<T>& source, int64_t rows, int64_t columns,
                             Slot slot, const F& f) {
-  if (Grid(rt, rows, columns).column_blocks == 1) return f(source);
-  const int64_t stride = padded_stride(Compute<T>::steps(source.k)), chunk = 16;
+  const int64_t steps = Compute<T>::steps(source.k);
+  if (Grid(rt, rows, columns, steps).column_blocks == 1) return f(source);
+  const int64_t stride = padded_stride(steps), chunk = 16;
   float* out = (float*)rt.scratch(slot, (rows + 2) * stride * 4);
   for_tasks(rt, (rows + chunk - 1) / chunk, [&](int64_t i) {
     const int64_t row = i * chunk, n = smaller(chunk, rows - row);

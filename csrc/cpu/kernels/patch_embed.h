@@ -73,7 +73,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
                     false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);
-  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows, ldp = padded_stride(in);
+  const int64_t blocks = blocks_of(rows, larger(in, out)), ldp = padded_stride(in);
   for_tasks(rt, blocks, [&](int64_t i) {
     const int64_t row = rows * i / blocks, n = rows * (i + 1) / blocks - row;
     float* patches = (float*)rt.scratch(kHidden, n * ldp * 4);
