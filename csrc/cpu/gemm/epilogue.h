@@ -75,17 +75,7 @@ VK_INLINE void activate_as(const float* tile, int64_t stride, int rows, int vect
 }
 VK_INLINE void activate_tile(Activation f, const float* tile, int64_t stride, int rows, int vectors,
                              const TileEpilogue& e) {
-  switch (f) {
-#define VK_CASE(F) \
-  case Activation::F: return activate_as<Activation::F>(tile, stride, rows, vectors, e)
-    VK_CASE(none);
-    VK_CASE(gelu);
-    VK_CASE(gelu_tanh);
-    VK_CASE(relu);
-    VK_CASE(silu);
-    VK_CASE(quick_gelu);
-#undef VK_CASE
-  }
+  with_activation(f, [&](auto a) { activate_as<decltype(a)::value>(tile, stride, rows, vectors, e); });
 }
 
 // Asks for the lines that `finish_tile` will write and read, while the tile is being computed: they
@@ -139,17 +129,9 @@ VK_INLINE void finish_as(const Epilogue<T>& e, int64_t row, int rows, int64_t co
 template <class T>
 VK_INLINE void finish_tile(const Epilogue<T>& e, int64_t row, int rows, int64_t column, int columns,
                            const float* tile, int64_t stride) {
-  switch (e.activation) {
-#define VK_CASE(F) \
-  case Activation::F: return finish_as<Activation::F>(e, row, rows, column, columns, tile, stride)
-    VK_CASE(none);
-    VK_CASE(gelu);
-    VK_CASE(gelu_tanh);
-    VK_CASE(relu);
-    VK_CASE(silu);
-    VK_CASE(quick_gelu);
-#undef VK_CASE
-  }
+  with_activation(e.activation, [&](auto a) {
+    finish_as<decltype(a)::value>(e, row, rows, column, columns, tile, stride);
+  });
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -20,6 +20,19 @@ static void add_columns(const float* z, int64_t stride, int64_t rows, int64_t co
   }
 }
 
+// Rows^T in tiles of up to MR columns, each k by k, as `tile` reads a transposed A.
+VK_INLINE void pack_tiles(const float* rows, int64_t stride, int64_t n, const RowTiles& tiles, float* out) {
+  for (int64_t t = 0, c = 0; t < tiles.count; c += tiles.size(t), t++) {
+    const int m = tiles.size(t);
+    float* to = out + c * n;
+    if (m == MR)
+      for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, rows + r * stride + c, MR * 4);
+    else
+      for (int64_t r = 0; r < n; r++)
+        for (int i = 0; i < m; i++) to[r * m + i] = rows[r * stride + c + i];
+  }
+}
+
 // How a weight's gradient is cut into tasks: blocks of the weight and, where these are few, slices of
 // the rows, whose sums are added up in order. By shapes alone, so that results do not depend on the
 // number of threads.
@@ -75,16 +88,7 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
       const float* zr = z + r0 * z_stride + o0;
       if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias_sums);
       if (!dweight) continue;
-      for (int64_t t = 0, o = 0; t < tiles.count; t++) {
-        const int m = tiles.size(t);
-        float* to = zt + o * n;
-        if (m == MR)
-          for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, zr + r * z_stride + o, MR * 4);
-        else
-          for (int64_t r = 0; r < n; r++)
-            for (int i = 0; i < m; i++) to[r * m + i] = zr[r * z_stride + o + i];
-        o += m;
-      }
+      pack_tiles(zr, z_stride, n, tiles, zt);
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
       for (int64_t p = 0; p < panels_of(in_n); p++) {

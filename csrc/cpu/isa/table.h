@@ -7,7 +7,7 @@
 #include "../kernels/attention_block.h"
 #include "../kernels/layer_norm.h"
 #include "../kernels/linear.h"
-#include "../kernels/mlp.h"
+#include "../kernels/mlp_backward.h"
 #include "../kernels/patch_embed.h"
 #include "../kernels/peak.h"
 #include "../kernels/window_attention.h"

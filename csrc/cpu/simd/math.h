@@ -48,9 +48,14 @@ VK_INLINE vf normal_tail(vf x) {
 VK_INLINE vf relu(vf x) { return splat(0.f) > x ? splat(0.f) : x; }
 
 VK_INLINE vf gelu(vf x) { return relu(x) - min(splat(6.f), abs(x)) * normal_tail(x); }
-// cdf(x) + x density(x). The tail is the density times Mills' ratio (a rational fit, relative error
-// 2e-8): near 0, where the derivative is 1/2, that is closer than normal_tail's eighth power.
-VK_INLINE vf gelu_derivative(vf x) {
+// A function's value and its derivative.
+struct ValueAndSlope {
+  vf value, slope;
+};
+// x cdf(x) and cdf(x) + x density(x). The tail is the density times Mills' ratio (a rational fit,
+// relative error 2e-8): near 0, where the derivative is 1/2, that is closer than normal_tail's eighth
+// power.
+VK_INLINE ValueAndSlope gelu_with_slope(vf x) {
   vf a = min(splat(6.f), abs(x));
   vf density = splat(0.398942280401f) * exp2(x * x * splat(-0.5f * kLog2e));
   vf p = splat(0.0307728113f), q = splat(0.030805772f);
@@ -62,7 +67,7 @@ VK_INLINE vf gelu_derivative(vf x) {
   q = q * a + splat(1.44256999f);
   q = q * a + splat(1.f);
   vf tail = density * (p / q), cdf = x > splat(0.f) ? splat(1.f) - tail : tail;
-  return cdf + x * density;
+  return {x * cdf, cdf + x * density};
 }
 
 VK_INLINE vf sigmoid(vf x) { return splat(1.f) / (splat(1.f) + exp2(x * splat(-kLog2e))); }
@@ -97,7 +102,7 @@ VK_INLINE vf activate(Activation f, vf x) {
 }
 VK_INLINE vf activation_derivative(Activation f, vf x) {
   switch (f) {
-    case Activation::gelu: return gelu_derivative(x);
+    case Activation::gelu: return gelu_with_slope(x).slope;
     case Activation::gelu_tanh: return gelu_tanh_derivative(x);
     case Activation::relu: return select(x > splat(0.f), splat(1.f), splat(0.f));
     case Activation::silu: return silu_derivative(x, 1.f);
@@ -105,6 +110,27 @@ VK_INLINE vf activation_derivative(Activation f, vf x) {
     case Activation::none: break;
   }
   return splat(1.f);
+}
+VK_INLINE ValueAndSlope activate_with_slope(Activation f, vf x) {
+  if (f == Activation::gelu) return gelu_with_slope(x);
+  return {activate(f, x), activation_derivative(f, x)};
+}
+
+// Calls f with the activation as a constant, f(ActivationIs<...>()).
+template <Activation F>
+struct ActivationIs {
+  static constexpr Activation value = F;
+};
+template <class F>
+VK_INLINE void with_activation(Activation activation, const F& f) {
+  switch (activation) {
+    case Activation::none: return f(ActivationIs<Activation::none>());
+    case Activation::gelu: return f(ActivationIs<Activation::gelu>());
+    case Activation::gelu_tanh: return f(ActivationIs<Activation::gelu_tanh>());
+    case Activation::relu: return f(ActivationIs<Activation::relu>());
+    case Activation::silu: return f(ActivationIs<Activation::silu>());
+    case Activation::quick_gelu: return f(ActivationIs<Activation::quick_gelu>());
+  }
 }
 
 }  // namespace vitkern::VITKERN_ISA
