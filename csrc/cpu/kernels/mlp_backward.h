@@ -83,13 +83,15 @@ VK_INLINE void add_outer(const RowTiles& tiles, const float* packed, int64_t n, 
 
 // dpanel (rows, width) has the gradient at the activation's result, and becomes that at its argument, as
 // do `width` columns of dpre; `active` gets the result.
-template <Activation F, class T>
-static void activation_and_derivative(const T* pre, int64_t stride, int64_t rows, int64_t width, int64_t live,
-                                      float* dpre, int64_t ldp, float* dpanel, float* active) {
+template <Activation F, bool Whole, class T>
+static __attribute__((noinline)) void activation_and_slope(const T* pre, int64_t stride, int64_t rows, int64_t width,
+                                                           int64_t live, float* dpre, int64_t ldp, float* dpanel,
+                                                           float* active) {
+  if (Whole) width = NR;
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < width; c += W) {
-      const vf x = load_up_to(pre + r * stride + c, (int)smaller<int64_t>(W, live - c));
-      const ValueAndSlope y = activate_with_slope(F, x);
+      const T* p = pre + r * stride + c;
+      const ValueAndSlope y = activate_with_slope(F, Whole ? load(p) : load_up_to(p, (int)smaller<int64_t>(W, live - c)));
       const vf d = load(dpanel + r * width + c) * y.slope;
       store(dpre + r * ldp + c, d);
       store(dpanel + r * width + c, d);
@@ -134,8 +136,9 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
         const int64_t width = panel_width(hidden, p), column = p * NR, live = smaller(width, hidden - column);
         multiply_block(rt, z, ldz, 0, n, panel(w2, out, p), live, out, 0, 1, Epilogue<float>{dpanel, width});
         with_activation(a.activation, [&](auto f) {
-          activation_and_derivative<decltype(f)::value>(pre + row * hidden + column, hidden, n, width, live,
-                                                        dpre + column, ldh, dpanel, active);
+          constexpr Activation kF = decltype(f)::value;
+          const auto apply = live == NR ? activation_and_slope<kF, true, T> : activation_and_slope<kF, false, T>;
+          apply(pre + row * hidden + column, hidden, n, width, live, dpre + column, ldh, dpanel, active);
         });
         if (a.dweight1) add_outer(in_tiles, xt, n, dpanel, width, panel(sums1, in, p), b > 0);
         if (a.dweight2) add_outer(out_tiles, zt, n, active, width, panel(sums2, out, p), b > 0);
