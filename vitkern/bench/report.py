@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from vitkern.bench.timing import Summary
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["document", "merged", "notes", "read_json", "table", "write_json"]
+__all__ = ["document", "merged", "notes", "read_json", "replacing", "table", "write_json"]
 
 SCHEMA = 1
 """Raised when a field of the JSON documents changes its meaning."""
@@ -59,17 +60,29 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number that JSON does not have (NaN, infinity).
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside ``path``, which takes its place when the block ends well; else it goes.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp lets nobody else read
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~mask)  # mkstemp lets nobody else read
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

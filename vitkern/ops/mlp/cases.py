@@ -76,7 +76,7 @@ CASES: tuple[Case, ...] = (
     _edge("long-m", (1543,), (8, 9, 7), residual=False),
     # Enough rows for both gradients of a block of rows at a time.
     _edge("many-rows", (3201,), (23, 50, 9), gamma=True),
-    _edge("many-rows-relu", (3074,), (8, 41, 16), bias1=False, bias2=False, activation="relu", residual=False),
+    _edge("many-rows-relu", (3074,), (8, 41, 16), bias1=False, activation="relu", residual=False),
     _edge("many-rows-wide", (2, 1031), (97, 33, 200), activation="gelu_tanh"),
     _edge("products-only", (11,), (16, 24, 16), bias1=False, bias2=False, residual=False),
     _edge("vector", (), (24, 96, 33)),

@@ -1,0 +1,37 @@
+"""``vitkern profile``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vitkern import cli
+
+MODEL = "vit_tiny_patch16_224"
+
+
+def test_a_profile_is_printed_written_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, picture = tmp_path / "p.json", tmp_path / "p.svg"
+    arguments = ["profile", MODEL, "--quick", "--json", str(target), "--picture", str(picture)]
+    assert cli.main(arguments) == 0
+    assert "outside operators" in capsys.readouterr().out
+    (row,) = json.loads(target.read_text())["rows"]
+    assert row["row"]["model"] == MODEL
+    assert {"op", "calls", "seconds", "flops", "bytes", "share"} <= row["ops"][0].keys()
+    assert "<svg" in picture.read_text()
+
+
+def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["profile", "vit_tinny_patch16_224"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert MODEL in error
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["profile", "nosuchmodel", "--picture", "p.xyz"]) == 2
+    assert "--picture: p.xyz ends in none of .png, .svg, .pdf" in capsys.readouterr().err

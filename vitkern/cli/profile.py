@@ -1,0 +1,67 @@
+"""Where a timm model's time goes, patched or not: by operator, with its share of the peak."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vitkern.cli._errors import Usage, user_errors
+
+HELP = "time, operations, bytes and share of the peak of each operator in a timm model"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments."""
+    from vitkern.cli.bench import _positive
+
+    parser.add_argument("model", metavar="MODEL", help="a timm name, as vit_small_patch16_224")
+    parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="images")
+    parser.add_argument("--train", action="store_true", help="forward and backward")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--eager", action="store_true", help="the model as it is, not patched")
+    parser.add_argument("--calls", action="store_true", help="a line for every call, in order")
+    parser.add_argument("--quick", action="store_true", help="few passes")
+    parser.add_argument("--threads", metavar="N", type=_positive, help="threads of PyTorch's ops")
+    parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
+    parser.add_argument("--picture", metavar="FILE", help="draw it there: .png, .svg or .pdf")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Profile and print."""
+    import torch
+
+    from vitkern.bench import machine, models, profile_report, report
+    from vitkern.bench.passes import make_pass
+    from vitkern.bench.profile import profile
+    from vitkern.bench.timing import QUICK, Plan
+    from vitkern.cli._output import console, print_json
+    from vitkern.patching import patch
+
+    picture = Path(arguments.picture) if arguments.picture else None
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise Usage(f"--picture: {picture.name} ends in none of .png, .svg, .pdf")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    mode = "train" if arguments.train else "eval"
+    row = models.Row(arguments.model, arguments.batch, mode, arguments.dtype)
+    with user_errors():
+        model, images = models.build(row)
+        if not arguments.eager:
+            patch(model)
+        plan = QUICK if arguments.quick else Plan(max_seconds=60.0)
+        found = profile(model, make_pass(row, model, images), plan)
+        here = machine.describe()
+        title = f"{row.label}, {'eager' if arguments.eager else 'patched'}"
+        entry = {"name": title, "row": row.to_dict(), **found.to_dict()}
+        document = report.document("profile", here, [entry])
+        if arguments.json not in (None, "-"):
+            report.write_json(Path(arguments.json), document)
+        if picture is not None:
+            profile_report.draw(found, here, title, picture)
+    if arguments.json == "-":
+        print_json(document)
+    else:
+        console().print(profile_report.table(found, here, title, calls=arguments.calls))
+        if found.reason is not None:
+            print(f"share of the peak: {found.reason}")
+    return 0
