@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from vitkern._library import load
-from vitkern.bench import allocator, child, measure
+from vitkern.bench import allocator, child, contention, measure
+from vitkern.bench.contention import Contention
 from vitkern.bench.models import Row
 from vitkern.bench.timing import Plan
+from vitkern.patching.report import PatchedModule, PatchReport, SkippedModule
 
 ROW = Row("vit_tiny_patch16_224", 1)
 PLAN = Plan(min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
@@ -27,6 +29,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "call", call)
 
 
+needs_library = pytest.mark.skipif(not load().available, reason="nothing to patch with")
+
+
+@needs_library
 def test_a_row_is_measured(in_this_process: None) -> None:
     steps: list[str] = []
     result = measure.measure(ROW, PLAN, with_memory=False, progress=steps.append)
@@ -40,14 +46,9 @@ def test_a_row_is_measured(in_this_process: None) -> None:
     assert result.faults is not None
     assert result.memory is result.speedup_without_faults is None
     assert json.loads(json.dumps(result.to_dict()))["row"]["model"] == ROW.model
-    if load().available:
-        assert result.backends["cpu"] > 0
-        assert result.patched_share is not None
-        assert result.notes == []
-    else:
-        assert result.backends == {}
-        assert result.patched_share is None
-        assert any("nothing was patched" in note for note in result.notes)
+    assert result.backends["cpu"] > 0
+    assert result.patched_share is not None
+    assert result.notes == []
 
 
 @pytest.fixture
@@ -93,6 +94,68 @@ def test_a_model_that_fails_is_not_timed(monkeypatch: pytest.MonkeyPatch, sabota
     assert result.notes[-1] == "not timed, it fails: no kernel here"
 
 
+def test_an_output_of_zeros_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_time(monkeypatch)
+    original = measure.build
+
+    def build(row: Row) -> Any:
+        model, images = original(row)
+        model.register_forward_hook(lambda module, args, out: out * 0.0)
+        return model, images
+
+    monkeypatch.setattr(measure, "build", build)
+    result = measure.measure(ROW, PLAN)
+    assert (result.ok, result.parity) == (False, None)
+    assert "not timed, parity failed: the reference output is all zeros" in result.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "report, reason",
+    [
+        (PatchReport((), ()), "no known modules"),
+        (
+            PatchReport((), (SkippedModule("a", "linear", {"cpu": ["no C++ library: why"]}),)),
+            "cpu: no C++ library: why",
+        ),
+        (
+            PatchReport((PatchedModule("a", "linear", "eager"),), ()),
+            "all its modules run on the eager backend, which is plain PyTorch",
+        ),
+    ],
+)
+def test_where_nothing_was_patched_nothing_is_timed(
+    monkeypatch: pytest.MonkeyPatch, report: PatchReport, reason: str
+) -> None:
+    """The ratio of two times of the same code is noise."""
+    refuse_to_time(monkeypatch)
+    monkeypatch.setattr(measure, "patch", lambda model: report)
+    result = measure.measure(ROW, PLAN, with_faults=True)
+    assert result.ok  # it is right, and no failure
+    assert result.notes[0] == f"not timed, nothing was patched: {reason}"
+    assert result.eager is result.patched is result.speedup is result.memory is None
+
+
+def test_a_mixture_of_backends_is_timed() -> None:
+    both = (PatchedModule("a", "linear", "eager"), PatchedModule("b", "linear", "cpu + eager"))
+    assert measure.nothing_patched(PatchReport(both, ())) is None
+    assert measure.nothing_patched(PatchReport(both[:1], ())) is not None
+
+
+@needs_library
+@pytest.mark.parametrize("found", [None, Contention(1.5, 2, 2)])
+def test_the_process_that_times_tells_how_busy_others_were(
+    in_this_process: None, monkeypatch: pytest.MonkeyPatch, found: Contention | None
+) -> None:
+    samples: list[str] = []
+    monkeypatch.setattr(contention.Meter, "sample", lambda self: samples.append("sample"))
+    monkeypatch.setattr(contention.Meter, "result", lambda self: found)
+    result = measure.measure(ROW, PLAN, with_memory=False)
+    assert result.contention == found
+    assert len(samples) == 3  # before the first round, and after each
+    plain = json.loads(json.dumps(result.to_dict()))["contention"]
+    assert plain == (found and found.to_dict())
+
+
 @pytest.mark.skipif(not allocator.is_glibc(), reason="needs glibc")
 def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     plan = Plan(warmup=3, min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
@@ -110,6 +173,7 @@ def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     assert kept["faults"]["eager"] < returned["faults"]["eager"] / 3
 
 
+@needs_library
 def test_with_faults_both_are_reported(in_this_process: None) -> None:
     result = measure.measure(ROW, PLAN, with_memory=False, with_faults=True)
     if allocator.is_glibc():

@@ -65,7 +65,7 @@ def test_unknown_tag() -> None:
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TimmMissing, match=r"timm is not installed: pip install 'vitkern\[bench\]'"):
+    with pytest.raises(TimmMissing, match=r"timm is not installed: pip install timm$"):
         models.create("vit_tiny_patch16_224")
 
 
@@ -87,6 +87,27 @@ def test_fresh_weights_count() -> None:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             assert parameter.std() > 0.05, name
+
+
+@pytest.mark.parametrize("name", ["mixer_s16_224", "hiera_tiny_224"])
+def test_no_output_is_zero_because_weights_are(name: str) -> None:
+    """Their heads start as zeros."""
+    model, images = models.build(Row(name, 1))
+    with torch.inference_mode():
+        assert model(images).abs().max() > 1e-3
+    assert all(parameter.any() for parameter in model.parameters())
+
+
+def test_only_zeros_and_vectors_get_noise() -> None:
+    model = torch.nn.Linear(64, 64)
+    torch.nn.init.zeros_(model.bias)
+    weight = model.weight.detach().clone()
+    models.enliven(model)
+    assert torch.equal(model.weight, weight)
+    assert 0.05 < model.bias.std() < 0.15
+    torch.nn.init.zeros_(model.weight)
+    models.enliven(model)
+    assert 0.018 < model.weight.std() < 0.022
 
 
 def test_a_pass_leaves_gradients_exactly_in_training() -> None:

@@ -99,6 +99,17 @@ def test_models(mode: str, wrong: bool) -> None:
     assert all(parameter.grad is None for parameter in eager.parameters())
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_output_of_zeros_is_refused(mode: str) -> None:
+    eager = Tiny().train(mode == "train")
+    nn.init.zeros_(eager.second.weight)
+    nn.init.zeros_(eager.second.bias)
+    wrong = copy.deepcopy(eager)
+    nn.init.normal_(wrong.first.weight)  # nothing of it reaches the output
+    with pytest.raises(ParityError, match="reference output is all zeros"):
+        parity.check(Row("tiny", 4, mode), eager, wrong, torch.randn(4, 3, 2, 2))
+
+
 def test_a_wrong_gradient_alone_is_seen() -> None:
     eager = Tiny().train()
     other = copy.deepcopy(eager)

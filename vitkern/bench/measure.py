@@ -15,16 +15,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitkern.bench import allocator, child, memory
+from vitkern.bench.contention import Contention, Meter
 from vitkern.bench.flops import model_flops
 from vitkern.bench.memory import Memory
 from vitkern.bench.models import Row, build
-from vitkern.bench.parity import Parity, check
+from vitkern.bench.parity import Parity, ParityError, check
 from vitkern.bench.passes import make_pass
 from vitkern.bench.peak import Peak, Share, share
 from vitkern.bench.timing import Comparison, Plan, Summary, interleave
 from vitkern.patching import PatchReport, patch
 
-__all__ = ["Faults", "Result", "measure", "time_here"]
+__all__ = ["Faults", "Result", "measure", "nothing_patched", "time_here"]
 
 EAGER, PATCHED = "eager", "patched"
 
@@ -46,7 +47,8 @@ class Result:
     """What was measured of a row; None is what was not, ``notes`` say why.
 
     Times are in seconds, per pass of the whole batch. ``ok`` is False where the patched model is
-    wrong or fails; it was not timed then.
+    wrong or fails; it was not timed then. Nor was it where nothing was patched, which is no
+    failure.
     """
 
     row: Row
@@ -58,6 +60,7 @@ class Result:
     speedup: Summary | None = None
     flops: int | None = None
     peak: Summary | None = None
+    contention: Contention | None = None
     eager_share: Share | None = None
     patched_share: Share | None = None
     memory: Memory | None = None
@@ -89,7 +92,8 @@ def measure(
 ) -> Result:
     """Measure the eager and the patched model of a row, on the threads that PyTorch uses now.
 
-    Where the patched model fails, or its parity does, nothing is timed, and a note says so.
+    Where the patched model fails, or its parity does, or nothing was patched, nothing is timed, and
+    a note says so.
 
     Args:
         row: what to measure.
@@ -121,16 +125,21 @@ def _measure(
     report = patch(patched)
     progress("parity")
     result = Result(row, None, *_counts(report))
-    if not report.patched:
-        reasons = dict.fromkeys(module.why() for module in report.skipped)
-        result.notes.append(f"nothing was patched: {next(iter(reasons), 'no known modules')}")
+    same = nothing_patched(report)
+    if same is not None:
+        result.notes.append(f"not timed, nothing was patched: {same}")
     try:
         result.parity = check(row, eager, patched, images)
     except RuntimeError as error:
         result.notes.append(f"not timed, it fails: {_first_line(error)}")
         return result
+    except ParityError as error:
+        result.notes.append(f"not timed, parity failed: {error}")
+        return result
     if not result.parity.passed:
         result.notes.append(f"not timed, parity failed: {result.parity.worst}")
+        return result
+    if same is not None:  # the same code twice: their ratio would be noise
         return result
     result.flops = model_flops(eager, images, backward=row.mode == "train")
     del eager, patched, images
@@ -149,6 +158,15 @@ def _measure(
         else:
             result.notes.append(why)
     return result
+
+
+def nothing_patched(report: PatchReport) -> str | None:
+    """Why the patched model runs the same code as the eager one, or None where it does not."""
+    if any(module.backend != "eager" for module in report.patched):
+        return None
+    if report.patched:
+        return "all its modules run on the eager backend, which is plain PyTorch"
+    return next((module.why() for module in report.skipped), "no known modules")
 
 
 def _first_line(error: Exception) -> str:
@@ -173,6 +191,7 @@ class _Times:
     comparison: Comparison
     peak: Peak
     faults: Faults
+    contention: Contention | None
 
 
 def _time(row: Row, plan: Plan, environment: Mapping[str, str]) -> _Times:
@@ -182,23 +201,39 @@ def _time(row: Row, plan: Plan, environment: Mapping[str, str]) -> _Times:
     peak = Peak(probe=lambda seconds: 0.0)
     peak.samples, peak.reason = found["peak"], found["peak_reason"]
     seconds = {name: tuple(values) for name, values in found["seconds"].items()}
-    return _Times(Comparison(seconds), peak, Faults(**found["faults"]))
+    contention = found["contention"]
+    return _Times(
+        Comparison(seconds),
+        peak,
+        Faults(**found["faults"]),
+        None if contention is None else Contention.from_dict(contention),
+    )
 
 
 def time_here(argument: dict[str, Any]) -> dict[str, Any]:
-    """What the new process does: times and peaks of each round, and page faults of a pass."""
+    """What the new process does: times and peaks of each round, and page faults of a pass.
+
+    It also looks how busy others were meanwhile.
+    """
     row = Row.from_dict(argument["row"])
     eager, images = build(row)
     patched = copy.deepcopy(eager)
     patch(patched)
-    peak = Peak()
+    peak, meter = Peak(), Meter()
+
+    def between() -> None:
+        peak.sample()
+        meter.sample()
+
     runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
-    times = interleave(runs, Plan(**argument["plan"]), between=peak.sample)
+    times = interleave(runs, Plan(**argument["plan"]), between=between)
+    contention = meter.result()
     return {
         "seconds": times.seconds,
         "peak": peak.samples,
         "peak_reason": peak.reason,
         "faults": {name: allocator.page_faults(run) for name, run in runs.items()},
+        "contention": contention and contention.to_dict(),
     }
 
 
@@ -208,6 +243,7 @@ def _fill(result: Result, times: _Times) -> None:
     result.speedup = both.ratio(EAGER, PATCHED)
     result.faults = times.faults
     result.peak = peak.summary()
+    result.contention = times.contention
     result.eager_share = share(result.flops, both.seconds[EAGER], peak)
     result.patched_share = share(result.flops, both.seconds[PATCHED], peak)
     if peak.reason is not None:
@@ -217,3 +253,5 @@ def _fill(result: Result, times: _Times) -> None:
 def _fill_without_faults(result: Result, times: _Times) -> None:
     result.speedup_without_faults = times.comparison.ratio(EAGER, PATCHED)
     result.faults_left = times.faults
+    if times.contention is not None and times.contention.busy:
+        result.notes.append(f"no faults: not to be trusted: {times.contention}")

@@ -122,10 +122,10 @@ def require_timm() -> Any:
     """The timm package.
 
     Raises:
-        TimmMissing: it is not installed; says which extra brings it.
+        TimmMissing: it is not installed; says how to install it.
     """
     if importlib.util.find_spec("timm") is None:
-        raise TimmMissing("timm is not installed: pip install 'vitkern[bench]'")
+        raise TimmMissing("timm is not installed: pip install timm")
     import timm
 
     return timm
@@ -170,12 +170,16 @@ def enliven(model: nn.Module) -> None:
     """Make fresh weights count, as trained ones do.
 
     Biases start as zeros, norms as ones and LayerScale as next to nothing: an op that forgot them
-    would still be right. Vectors get noise of 0.1 standard deviations.
+    would still be right. Vectors get noise of 0.1 standard deviations. Other parameters that are
+    all zeros, such as the head's weight in some models, get noise as wide as usual weights: without
+    it the output is zero whatever the model does.
     """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            elif not parameter.any():
+                parameter.normal_(std=0.02)
 
 
 def image_size(model: nn.Module) -> tuple[int, int, int]:
