@@ -2,9 +2,10 @@
 
 from vitkern import ops
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, use_backend
-from vitkern.patching import PatchReport, patch, patched, unpatch
+from vitkern.patching import CannotPatch, PatchReport, patch, patched, unpatch
 
 __all__ = [
+    "CannotPatch",
     "PatchReport",
     "UnknownBackend",
     "UnsupportedInput",

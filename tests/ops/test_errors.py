@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -67,6 +68,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.attention(QKV, QKV, QKV, scale="1"), TypeError, "scale must be a number.*got str"),
     (lambda: ops.attention(QKV, QKV, QKV, dropout_p=1.0), ValueError, "dropout_p must be.*got 1.0"),
     (lambda: ops.attention(QKV, QKV, QKV, dropout_p=-0.1), ValueError, "dropout_p must be"),
+    (lambda: ops.attention(QKV, QKV, QKV, dropout_p="a"), TypeError, "dropout_p must be a number"),
+    (lambda: ops.attention(QKV, QKV, QKV, scale=math.nan), ValueError, "scale must be finite"),
+    (lambda: _window(1, 8, 8, 24, pad_first="no"), TypeError, "pad_first must be True or False"),
+    (lambda: ops.layer_norm(QKV, eps="1e-6"), TypeError, "eps must be a number, got str"),
+    (lambda: ops.layer_norm(QKV, eps=-1.0), ValueError, "eps must be finite and at least 0"),
     # window_attention
     (lambda: _window(8, 8, 12), ValueError, "qkv must have 4 dimensions, got 3"),
     (lambda: _window(1, 8, 8, 13), ValueError, r"qkv must have a last .* multiple of 3 \* num_h"),

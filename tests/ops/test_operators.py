@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ops import harness
+from vitkern import ops
 from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu
 
@@ -83,3 +84,10 @@ def test_cpu_refuses_with_reasons(op: str) -> None:
         assert reasons == ["dtype torch.float64; takes float32 and bfloat16"]
         meta = harness.convert(harness.small(op), lambda t: t.to("meta"))
         assert backend.supports(meta) == ["a tensor on meta; takes tensors on the CPU"]
+
+
+def test_the_meta_device_works_on_the_reference() -> None:
+    x, weight = torch.empty(2, 3, device="meta"), torch.empty(4, 3, device="meta")
+    assert ops.linear(x, weight, backend="eager").shape == (2, 4)
+    q = torch.empty(1, 2, 5, 8, device="meta")
+    assert ops.attention(q, q, q).shape == q.shape

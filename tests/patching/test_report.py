@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import vitkern
 from tests.patching import zoo
+from vitkern._library import load
 from vitkern.patching import CannotPatch, PatchedModule
 
 
@@ -65,18 +67,47 @@ def test_table_folds_layers_and_lists_reasons_once() -> None:
     assert "blocks.*.attn (×2)" in text
     assert "skipped [1]" in text
     assert text.count("act is torch.Tanh") == 2  # of the block and of the MLP
-    assert text.endswith("13 modules patched, 4 skipped")
-    assert repr(report) == "<PatchReport: 13 modules patched, 4 skipped>"
+    lines = text.splitlines()
+    assert re.fullmatch(
+        r"13 modules patched, with [0-9.]+ % of the parameters; 4 skipped", lines[-2]
+    )
+    assert lines[-1].startswith("left as they are: ")
+    assert repr(report) == f"<PatchReport: {lines[-2]}>"
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(report)
     assert "blocks.*.attn" in console.export_text()
 
 
 def test_model_without_known_modules() -> None:
-    report = vitkern.patch(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()), strict=True)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    report = vitkern.patch(model)
     assert not report.patched
     assert not report.skipped
+    assert report.others == (("torch.Conv2d", 1),)
     assert "nothing to patch" in str(report)
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report)
+    assert "nothing to patch" in console.export_text()
+    with pytest.raises(vitkern.CannotPatch, match="nothing to patch"):
+        vitkern.patch(model, strict=True)
+
+
+def test_modules_of_unknown_kinds_are_counted() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(30))
+
+    model = nn.Sequential(nn.Linear(6, 10), Odd(), Odd(), nn.ReLU())
+    model[2].weight = model[1].weight  # shared: counted once
+    report = vitkern.patch(model, backend="eager")
+    assert report.others == (("tests.test_modules_of_unknown_kinds_are_counted.<locals>.Odd", 1),)
+    assert report.share == 0.7
+    assert str(report).splitlines()[-2:] == [
+        "1 modules patched, with 70 % of the parameters; 0 skipped",
+        "left as they are: tests.test_modules_of_unknown_kinds_are_counted.<locals>.Odd ×1",
+    ]
+    assert report.to_dict()["others"] == dict(report.others)
 
 
 def test_the_model_itself_can_be_the_module() -> None:
@@ -112,20 +143,23 @@ def test_models_without_memory_are_left_alone() -> None:
 
 def test_explicit_backend_refuses_with_its_reasons() -> None:
     model = zoo.build("vit")  # float64
-    report = vitkern.patch(model, backend="cpu")
-    assert not report.patched
-    assert all(set(entry.reasons) == {"cpu"} for entry in report.skipped)
-    with pytest.raises(CannotPatch) as caught:
-        vitkern.patch(model, backend="cpu", strict=True)
-    assert caught.value.skipped == report.skipped
-    for entry in report.skipped:
-        assert entry.name in str(caught.value)
+    before = zoo.state_of(model)
+    for strict in (False, True):
+        with pytest.raises(CannotPatch) as caught:
+            vitkern.patch(model, backend="cpu", strict=strict)
+        skipped = caught.value.skipped
+        assert {"patch_embed", "blocks.0", "blocks.1.mlp", "norm"} <= {s.name for s in skipped}
+        assert all(set(entry.reasons) == {"cpu"} for entry in skipped)
+        for entry in skipped:
+            assert entry.name in str(caught.value)
+        assert zoo.state_of(model) == before
 
 
 def test_explicit_backend_holds_in_every_call() -> None:
     model = zoo.build("our-vit", torch.float32)
-    if vitkern.patch(model, backend="cpu").skipped:
+    if not load().available:
         pytest.skip("no cpu backend here")
+    vitkern.patch(model, backend="cpu")
     with pytest.raises(vitkern.UnsupportedInput, match="float64"):
         model.double()(zoo.images("our-vit"))
 

@@ -18,6 +18,8 @@ from torch import nn
 
 import vitkern
 from tests.patching import zoo
+from vitkern._library import load
+from vitkern.ops._cpu import packed_bytes
 from vitkern.patching import CannotPatch
 
 NAMES = ("vit-layer-scale", "swin-not-divisible", "our-vit", "our-swin")
@@ -278,3 +280,15 @@ def test_errors_leave_the_model_untouched(
     with pytest.raises(error, match=message):
         vitkern.patch(model, **options)
     assert zoo.state_of(model) == before
+
+
+@pytest.mark.skipif(not load().available, reason="needs the library")
+def test_unpatch_frees_the_packed_weights() -> None:
+    model, x = zoo.build("our-vit", torch.float32).eval(), zoo.images("our-vit").float()
+    vitkern.patch(model)
+    before = packed_bytes()
+    with torch.inference_mode():
+        model(x)
+    assert packed_bytes() > before
+    vitkern.unpatch(model)
+    assert packed_bytes() == before

@@ -131,7 +131,10 @@ def _once(grads: Tensors, what: str) -> Tensors:
     PyTorch's own ``once_differentiable`` does so only if the upstream gradient requires one; where
     it does not (``y.sum()``), what the gradient owes to the inputs would be dropped in silence.
     """
-    message = f"{what} has no second derivative; backend='eager' has"
+    message = (
+        f"{what} has no second derivative; backend='eager' has those that PyTorch's own functions"
+        " have (for attention: under sdpa_kernel(SDPBackend.MATH))"
+    )
     error = torch._C._functions.DelayedError(message.encode(), len(grads))
     leaves: list[Any] = [g if g is None else g.detach().requires_grad_() for g in grads]
     return tuple(error(*leaves))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -143,21 +144,62 @@ def scale(value: Any, head_dim: int) -> float:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"scale must be a number or None, got {type(value).__name__}")
+    if not -math.inf < value < math.inf:  # not isfinite: torch.compile may have a symbol here
+        raise ValueError(f"scale must be finite, got {value}")
     return value
 
 
-def probability(name: str, value: float) -> None:
+def number(name: str, value: Any) -> float:
+    """``value`` as a float.
+
+    Raises:
+        TypeError: no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def epsilon(value: Any) -> float:
+    """What keeps a norm from dividing by zero.
+
+    Raises:
+        TypeError: no number.
+        ValueError: negative, infinite or NaN.
+    """
+    eps = number("eps", value)
+    if not 0.0 <= eps < math.inf:
+        raise ValueError(f"eps must be finite and at least 0, got {value}")
+    return eps
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` is True or False.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def probability(name: str, value: Any) -> None:
     """``0 <= value < 1``.
 
     Raises:
+        TypeError: no number.
         ValueError: outside.
     """
+    number(name, value)
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 def autocasts(x: torch.Tensor) -> bool:
-    """Whether autocast is on for x's device."""
+    """Whether autocast is on for x's device; the meta device has none."""
+    if x.is_meta:
+        return False
     return torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
 
 

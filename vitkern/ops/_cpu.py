@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -150,6 +150,13 @@ def clear_packed() -> None:
     """Drop every prepacked weight; the next call packs anew."""
     with _lock:
         _cache.clear()
+
+
+def drop_packed(weights: Iterable[torch.Tensor]) -> None:
+    """Drop the prepacked forms of these weights; the next call packs anew."""
+    with _lock:
+        for weight in weights:
+            _cache.pop(id(weight), None)
 
 
 def isas() -> list[str]:

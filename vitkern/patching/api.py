@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from vitkern.dispatch import OPERATORS, Operator, check_backend_name
+from vitkern.ops._cpu import drop_packed
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.classes import plain_class, title
 from vitkern.patching.registry import by_class
-from vitkern.patching.report import PatchedModule, PatchReport, SkippedModule
+from vitkern.patching.report import NOTHING, PatchedModule, PatchReport, SkippedModule
 from vitkern.patching.swap import Swap, swap_of
 
 # Ops whose reference is just what a module does anyway: beside another op on a real backend they
@@ -22,13 +24,13 @@ _HARMLESS = ("layer_norm", "linear")
 
 
 class CannotPatch(RuntimeError):
-    """``patch(strict=True)`` would have skipped modules; ``skipped`` lists them."""
+    """``patch`` would have skipped modules where it must not; ``skipped`` lists them."""
 
     def __init__(self, skipped: tuple[SkippedModule, ...]) -> None:
         self.skipped = skipped
         lines = [f"{len(skipped)} modules cannot be patched (the model is unchanged):"]
         lines += [f"  {s.name or '(the model)'}: {s.why()}" for s in skipped]
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(lines) if skipped else NOTHING)
 
 
 def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False) -> PatchReport:
@@ -48,7 +50,8 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
         model: the model, or any module of it.
         backend: the backend that every op of every patched module must run on, at every call, or
             None: each call chooses, and modules that only ``eager`` could run are skipped.
-        strict: raise instead of skipping.
+            Modules that are not as an adapter knows them are skipped in either case.
+        strict: raise instead of skipping, and where there is nothing to patch.
 
     Returns:
         What was patched, and what was skipped and why.
@@ -56,7 +59,8 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
     Raises:
         TypeError: ``model`` is not a module, or ``backend`` not a string or None.
         UnknownBackend: no op has a backend of that name (a ValueError).
-        CannotPatch: ``strict`` and some module would be skipped; lists all, with all reasons.
+        CannotPatch: lists all modules with all reasons. ``strict``, and some module would be
+            skipped or none patched; or the backend asked for by name refuses some module.
     """
     check_backend_name(backend)
     _check_module(model)
@@ -64,8 +68,12 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
     report = PatchReport(
         tuple(step.entry for step in plan if isinstance(step.entry, PatchedModule)),
         tuple(step.entry for step in plan if isinstance(step.entry, SkippedModule)),
+        *_rest(model, plan),
     )
-    if strict and report.skipped:
+    refused = backend is not None and any(
+        isinstance(step.entry, SkippedModule) and not step.match.reasons for step in plan
+    )
+    if refused or (strict and (report.skipped or not report.patched)):
         raise CannotPatch(report.skipped)
     wanted = {id(step.module): step for step in plan if isinstance(step.entry, PatchedModule)}
     for module in model.modules():
@@ -83,7 +91,8 @@ def patch(model: nn.Module, *, backend: str | None = None, strict: bool = False)
 def unpatch(model: nn.Module) -> None:
     """Gives every patched module of ``model`` the forward of its class back.
 
-    Instances are then exactly as they were before ``patch``. Does nothing to modules that are not
+    Instances are then exactly as they were before ``patch``, and the packed forms of their weights
+    are freed. Does nothing to modules that are not
     patched. ``model`` may be a part of the model that was patched: only that part is restored, and
     modules above it that bypassed it call it again.
 
@@ -92,7 +101,9 @@ def unpatch(model: nn.Module) -> None:
     """
     _check_module(model)
     for module in model.modules():
-        _restore(module)
+        if swap_of(module) is not None:
+            drop_packed(module.parameters())
+            _restore(module)
 
 
 @contextmanager
@@ -115,6 +126,27 @@ def patched(
             _restore(module)
             if type(forward) is Swap:
                 module.__dict__["forward"] = forward
+
+
+def _rest(model: nn.Module, plan: list[_Step]) -> tuple[tuple[tuple[str, int], ...], float]:
+    """Classes of modules with parameters that are in no entry, how many of each; and the share of
+    all parameters that patched modules have."""
+    inside: dict[type, set[int]] = {PatchedModule: set(), SkippedModule: set()}
+    for step in plan:
+        inside[type(step.entry)].update(id(below) for below in step.module.modules())
+    total = patched = 0
+    others: Counter[str] = Counter()
+    seen: set[int] = set()
+    for module in model.modules():
+        own = [p for p in module._parameters.values() if p is not None and id(p) not in seen]
+        seen.update(id(parameter) for parameter in own)
+        size = sum(parameter.numel() for parameter in own)
+        total += size
+        if id(module) in inside[PatchedModule]:
+            patched += size
+        elif own and id(module) not in inside[SkippedModule]:
+            others[title(type(module))] += 1
+    return tuple(others.most_common()), patched / total if total else 0.0
 
 
 def _check_module(model: Any) -> None:

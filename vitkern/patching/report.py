@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+
+NOTHING = "nothing to patch: no module of a kind that vitkern knows"
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,22 @@ class SkippedModule:
 class PatchReport:
     """The outcome of ``patch``. ``print(report)`` shows it as a table, ``rich.print`` in colour.
 
-    Modules that no adapter knows (containers, dropouts, convolutions) are in neither list.
+    Modules that no adapter knows are in neither list.
+
+    Attributes:
+        patched: what runs on ops.
+        skipped: what could, and does not.
+        others: classes of modules with parameters of their own in neither, and how many of each.
+        share: of the model's parameters in patched modules, 0 to 1. (A skipped module in a patched
+            one counts as patched.)
     """
 
     patched: tuple[PatchedModule, ...]
     skipped: tuple[SkippedModule, ...]
+    others: tuple[tuple[str, int], ...] = ()
+    share: float = 0.0
 
-    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, for JSON."""
         return {
             "patched": [
@@ -70,36 +83,51 @@ class PatchReport:
                 {"name": s.name, "op": s.op, "reasons": {k: list(v) for k, v in s.reasons.items()}}
                 for s in self.skipped
             ],
+            "others": dict(self.others),
+            "share": self.share,
         }
 
     def __str__(self) -> str:
         if not self.patched and not self.skipped:
-            return "nothing to patch: no module of a kind that vitkern knows"
+            return NOTHING
         rows, reasons = self._rows()
         rows.insert(0, ("module", "op", "backend"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{name:<{widths[0]}}  {op:<{widths[1]}}  {backend}" for name, op, backend in rows]
         lines.insert(1, "-" * (sum(widths) + 4))
-        return "\n".join([*lines, *reasons, self._summary()])
+        return "\n".join([*lines, *reasons, self._summary(), *self._left()])
 
     def __repr__(self) -> str:
         return f"<PatchReport: {self._summary()}>"
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Table | Text:
         from rich.table import Table
         from rich.text import Text
 
+        if not self.patched and not self.skipped:
+            return Text(NOTHING)
         rows, reasons = self._rows()
         table = Table("module", "op", "backend", title="vitkern.patch")
         for name, op, backend in rows:
             style = "yellow" if backend.startswith("skipped") else ""
             table.add_row(Text(name), Text(op), Text(backend), style=style)
-        table.caption = Text("\n".join([*reasons, self._summary()]))
+        table.caption = Text("\n".join([*reasons, self._summary(), *self._left()]))
         table.caption_justify = "left"
         return table
 
     def _summary(self) -> str:
-        return f"{len(self.patched)} modules patched, {len(self.skipped)} skipped"
+        return (
+            f"{len(self.patched)} modules patched, with {100 * self.share:.3g} % of the parameters;"
+            f" {len(self.skipped)} skipped"
+        )
+
+    def _left(self) -> list[str]:
+        """A line about the modules that no adapter knows, if there are any."""
+        if not self.others:
+            return []
+        most = [f"{name} ×{count}" for name, count in self.others[:8]]
+        more = len(self.others) - len(most)
+        return ["left as they are: " + ", ".join([*most, *[f"{more} other kinds"] * (more > 0)])]
 
     def _rows(self) -> tuple[list[tuple[str, str, str]], list[str]]:
         """One row for modules that differ in the numbers of their names only; numbered reasons."""

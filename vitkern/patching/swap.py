@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,7 +98,7 @@ class Swap:
             f"vitkern: {self.name or 'the module'} ({title(type(module))}) runs its original"
             f" forward: {why}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=_users_level(),
         )
 
     @property
@@ -122,6 +124,17 @@ class Swap:
 
     def _options(self) -> tuple[Adapter, str | None, str, tuple[str, ...]]:
         return self.adapter, self.backend, self.name, self.units
+
+
+def _users_level() -> int:
+    """The stacklevel of the first caller outside of vitkern and torch, seen from ``_warn``."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_LIBRARIES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 def _class_forward(module: nn.Module) -> Any:

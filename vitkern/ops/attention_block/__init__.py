@@ -70,7 +70,7 @@ def attention_block(
     tensors = (norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, gamma)
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,))
     if _check.block(x, _NAMES, tensors, shapes):
-        call = AttentionBlockCall(x, *tensors, num_heads, float(eps), scale)
+        call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
         chosen = _OPERATOR.select(call, backend)
         if chosen.name != "eager":
             out: torch.Tensor = chosen.forward(call, False)[0]

@@ -60,4 +60,4 @@ def layer_norm(
             _check.tensor("residual", residual)
             _check.shape("residual", residual, tuple(x.shape), "shaped like x")
             _check.same("x", x, residual=residual)
-    return _OPERATOR(LayerNormCall(x, weight, bias, float(eps), residual), backend)
+    return _OPERATOR(LayerNormCall(x, weight, bias, _check.epsilon(eps), residual), backend)

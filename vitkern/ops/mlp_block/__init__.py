@@ -70,7 +70,7 @@ def mlp_block(
     tensors = (norm_weight, norm_bias, weight1, bias1, weight2, bias2, gamma)
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
     if _check.block(x, _NAMES, tensors, shapes):
-        call = MlpBlockCall(x, *tensors, activation, float(eps))
+        call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))
         chosen = _OPERATOR.select(call, backend)
         if chosen.name != "eager":
             out: torch.Tensor = chosen.forward(call, False)[0]

@@ -77,7 +77,14 @@ def window_attention(
     if height % window[0] == 0 and width % window[1] == 0:
         pad_value = None
     call = WindowAttentionCall(
-        qkv, bias_table, pad_value, num_heads, window, shift, scale, bool(pad_first)
+        qkv,
+        bias_table,
+        pad_value,
+        num_heads,
+        window,
+        shift,
+        scale,
+        _check.flag("pad_first", pad_first),
     )
     out: torch.Tensor = _OPERATOR(call, backend)
     return out

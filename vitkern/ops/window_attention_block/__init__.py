@@ -100,7 +100,14 @@ def window_attention_block(
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (entries, num_heads))
     if _check.block(x, _NAMES, tensors, shapes):
         call = WindowAttentionBlockCall(
-            x, *tensors, num_heads, window, shift, float(eps), scale, bool(pad_first)
+            x,
+            *tensors,
+            num_heads,
+            window,
+            shift,
+            _check.epsilon(eps),
+            scale,
+            _check.flag("pad_first", pad_first),
         )
         chosen = _OPERATOR.select(call, backend)
         if chosen.name != "eager":
