@@ -42,6 +42,8 @@ def check_backend_name(backend: str | None) -> None:
 def use_backend(backend: str | None) -> Iterator[None]:
     """Run every vitkern op in the block on ``backend``; None restores automatic choice.
 
+    It holds for the thread (or the task) that enters the block, not for others.
+
     The most specific request wins: an op's own ``backend=`` argument, then the ``backend`` given
     to ``patch``, then the innermost ``use_backend``. A backend asked for by name that cannot
     take a call raises :class:`UnsupportedInput` with every reason; nothing falls back.
