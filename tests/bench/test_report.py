@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from vitkern.bench import report
+from vitkern.bench.contention import Contention
 from vitkern.bench.machine import describe
 from vitkern.bench.measure import Faults, Result
 from vitkern.bench.memory import Memory
@@ -44,9 +47,9 @@ def result(**changes: Any) -> Result:
     return Result(**(values | changes))
 
 
-def shown(*results: Result) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(report.table(results, describe()))
+def shown(*results: Result, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(report.fitted(report.table(results, describe()), console))
     return console.export_text()
 
 
@@ -136,3 +139,52 @@ def test_a_busy_machine_is_told() -> None:
     assert not any("busy" in line for line in report.notes([result()]))
     busy = result(peak=Summary(150.0, 100.0, 200.0, 10))
     assert any("was busy" in line for line in report.notes([busy]))
+
+
+def test_others_that_took_the_processors_are_told() -> None:
+    idle = result(contention=Contention(0.1, 2, 2))
+    busy = result(contention=Contention(1.5, 2, 2), row=Row("vit_base_patch16_224", 1))
+    assert "(busy)" not in shown(idle)
+    assert "other processes" not in " ".join(report.notes([idle]))
+    for width in (200, 80):
+        assert shown(idle, busy, width=width).count("2.00× [1.90, 2.10] (busy)") == 1
+    first = report.notes([idle, busy])[0]
+    assert first.startswith(
+        "vit_base_patch16_224, batch 1: other processes used 1.5 of the machine's 2 cores, so do"
+        " not believe"
+    )
+    assert json.loads(json.dumps(busy.to_dict()))["contention"]["busy"] is True
+
+
+def test_a_narrow_console_gets_every_figure_in_lines() -> None:
+    both = result(**WITHOUT_FAULTS), result(row=Row("swin_tiny_patch4_window7_224", 8, "train"))
+    wide, narrow = shown(*both), shown(*both, width=80)
+    assert "│" in wide
+    assert "│" not in narrow
+    assert "…" not in narrow
+    for pair in (
+        "batch: 8",
+        "eager ms: 250",
+        "patched ms: 125",
+        "speed-up: 2.00× [1.90, 2.10]",
+        "no faults: 1.50×",
+        "FMA peak: 80% (40%)",
+        "error: 4.0e-07 (3.0e-07)",
+        "peak MB: 20 (30)",
+        "packed MB: 22",
+    ):
+        assert pair in narrow
+    assert "\nswin_tiny_patch4_window7_224 train" in narrow
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    assert narrow.count("packed MB") == 2
+
+
+def test_a_table_that_just_fits_is_a_table() -> None:
+    made = Table(title="a title")
+    made.add_column("one\ntwo", no_wrap=True)
+    made.add_column("three", no_wrap=True)
+    made.add_row("12345", "1234567890")
+    needs = 5 + 10 + 2 * 2 + 3  # cells, padding, frame
+    assert report.fitted(made, Console(width=needs)) is made
+    lines = str(report.fitted(made, Console(width=needs - 1)))
+    assert lines == "a title\n\n12345\n  three: 1234567890"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from vitkern.bench.measure import Result
 from vitkern.bench.models import TARGETS, WIDE, Row, TimmMissing
 from vitkern.bench.parity import Check, Parity
 from vitkern.bench.timing import QUICK, Summary
-from vitkern.cli import bench
+from vitkern.cli import _output, bench
 
 
 def rows(*argv: str) -> list[Row]:
@@ -74,7 +76,7 @@ def test_json_on_the_output_is_all_there_is(
     assert cli.main(["bench", "vit_tiny_patch16_224", "--no-page-faults", "--json", "-"]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["rows"][0]["ok"] is True
-    assert output.err == ""
+    assert output.err == "vit_tiny_patch16_224, batch 1 (1 of 1)\n"
     assert measured[0]["with_memory"]
     assert measured[0]["with_faults"]
 
@@ -103,10 +105,96 @@ def test_names_are_checked_before_anything_is_measured(measured: list[dict[str, 
 
 def test_without_timm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
-        raise TimmMissing("timm is not installed: pip install 'vitkern[bench]'")
+        raise TimmMissing("timm is not installed: pip install timm")
 
     monkeypatch.setattr(models, "require_timm", missing)
     assert cli.main(["bench"]) == 1
     assert cli.main(["patch-report", "vit_tiny_patch16_224"]) == 1
-    line = "vitkern: timm is not installed: pip install 'vitkern[bench]'\n"
+    line = "vitkern: timm is not installed: pip install timm\n"
     assert capsys.readouterr().err == line * 2
+
+
+def test_each_row_is_announced_as_it_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def fake(row: Row, plan: Any, **options: Any) -> Result:
+        seen.append(capsys.readouterr().err)
+        return Result(row, Parity((Check("output", 0.0, 0.0, 1e-7),)), {}, 0)
+
+    monkeypatch.setattr(measure, "measure", fake)
+    assert cli.main(["bench", "vit_tiny_patch16_224", "--batch", "1", "8"]) == 0
+    assert seen == [
+        "vit_tiny_patch16_224, batch 1 (1 of 2)\n", "vit_tiny_patch16_224, batch 8 (2 of 2)\n",
+    ]  # fmt: skip
+
+
+def test_a_terminal_of_80_columns_shows_every_figure(
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(_output, "console", lambda: Console(width=80, highlight=False))
+    assert cli.main(["bench", "vit_tiny_patch16_224"]) == 0
+    text = capsys.readouterr().out
+    assert "speed-up: 1.00× [1.00, 1.00]" in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("name", ["file", "file/out.json", "folder"])
+def test_a_file_that_cannot_be_written_is_told_first_and_with_its_option(
+    measured: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    status = cli.main(["bench", "vit_tiny_patch16_224", "--json", str(path)])
+    error = capsys.readouterr().err
+    if name == "file":
+        assert status == 0  # it is replaced
+        return
+    assert status == 1
+    assert measured == []
+    why = f"{tmp_path}/file is not a folder" if "/" in name else "it is a folder"
+    assert error == f"vitkern: --json: cannot write {path}: {why}\n"
+
+
+def test_a_folder_without_permission(
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    path = tmp_path / "out.json"
+    assert cli.main(["bench", "vit_tiny_patch16_224", "--json", str(path)]) == 1
+    assert measured == []
+    assert f"--json: cannot write {path}: no permission to write in" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_one_line_too(
+    measured: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(report, "write_json", full)
+    path = tmp_path / "out.json"
+    assert cli.main(["bench", "vit_tiny_patch16_224", "--json", str(path)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"vitkern: --json: cannot write {path}: No space left on device"
+
+
+def test_help_says_how_long_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--help"])
+    assert "about 3 to 4 minutes" in " ".join(capsys.readouterr().out.split())

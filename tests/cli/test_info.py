@@ -85,7 +85,15 @@ def test_environment_variables_are_those_of_the_build(
 def test_missing_packages(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(info, "OPTIONAL", {"no_such_package": "for nothing: vitkern[bench]"})
+    needs = {"no_such_package": "for nothing: pip install 'a[b]'"}
+    monkeypatch.setattr(info, "OPTIONAL", needs)
     assert cli.main(["info"]) == 0
-    assert "not installed (for nothing: vitkern[bench])" in capsys.readouterr().out
+    assert "not installed (for nothing: pip install 'a[b]')" in capsys.readouterr().out
     assert as_json(capsys)["packages"] == {"no_such_package": None}
+
+
+def test_hints_do_not_name_this_package() -> None:
+    """It is in no index, so its extras cannot be installed by name."""
+    assert all("vitkern" not in hint for hint in info.OPTIONAL.values())
+    assert "pip install timm" in info.OPTIONAL["timm"]
+    assert "pip install torchvision" in info.OPTIONAL["torchvision"]

@@ -65,7 +65,9 @@ def test_an_unwritable_file_fails_before_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert exit_of("bench", "vit_tiny_patch16_224", "--json", "/dev/null/x/y.json") == 1
-    assert capsys.readouterr().err == "vitkern: [Errno 20] Not a directory: '/dev/null/x'\n"
+    assert capsys.readouterr().err == (
+        "vitkern: --json: cannot write /dev/null/x/y.json: /dev/null is not a folder\n"
+    )
 
 
 def test_interrupt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

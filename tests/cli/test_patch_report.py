@@ -35,3 +35,10 @@ def test_full_names_every_module(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_skipped_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["patch-report", "swinv2_tiny_window8_256", "--full"]) == 0
     assert ": skipped: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--full"]])
+def test_nothing_to_patch_is_said(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    """The command prints the report as it is, also where there would be no line of ``--full``."""
+    assert cli.main(["patch-report", "resnet18", *options]) == 0
+    assert capsys.readouterr().out.strip()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitkern import cli
+from vitkern.bench import models
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -35,3 +36,22 @@ def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_picture_of_an_unknown_kind_is_refused_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["profile", "nosuchmodel", "--picture", "p.xyz"]) == 2
     assert "--picture: p.xyz ends in none of .png, .svg, .pdf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, name", [("--json", "p.json"), ("--picture", "p.svg")])
+def test_a_file_that_cannot_be_written_is_told_first_and_with_its_option(
+    option: str,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(row: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(models, "build", build)
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / name
+    assert cli.main(["profile", MODEL, option, str(path)]) == 1
+    line = f"vitkern: {option}: cannot write {path}: {tmp_path}/file is not a folder\n"
+    assert capsys.readouterr().err == line

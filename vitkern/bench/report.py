@@ -11,15 +11,28 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitkern.bench.contention import Contention
 from vitkern.bench.machine import Machine
 from vitkern.bench.measure import Result
 from vitkern.bench.peak import Share, unsteady
 from vitkern.bench.timing import Summary
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["document", "merged", "notes", "read_json", "replacing", "table", "write_json"]
+__all__ = [
+    "document",
+    "fitted",
+    "merged",
+    "notes",
+    "ratio_cell",
+    "read_json",
+    "replacing",
+    "share_cell",
+    "table",
+    "write_json",
+]
 
 SCHEMA = 1
 """Raised when a field of the JSON documents changes its meaning."""
@@ -115,12 +128,12 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
         options = [row.mode] * (row.mode != "eval") + [row.dtype] * (row.dtype != "float32")
         cells = [" ".join([row.model, *options]), str(row.batch)]
         cells += [_milliseconds(result.eager), _milliseconds(result.patched)]
-        cells.append(_ratio(result.speedup))
+        cells.append(ratio_cell(result.speedup, result.contention))
         if faults:
             without = result.speedup_without_faults
             cells.append(f"{without.median:.2f}×" if without else "-")
         cells += [
-            _share(result.patched_share, result.eager_share),
+            share_cell(result.patched_share, result.eager_share),
             _error(result),
             *_memory(result),
         ]
@@ -128,8 +141,37 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
     return out
 
 
+def fitted(table: Table, console: Console) -> RenderableType:
+    """The table where the console is as wide as it needs; else ``name: value`` in lines for each
+    row. rich would cut the cells short, so that no figure could be read.
+    """
+    from rich.measure import Measurement
+    from rich.text import Text
+
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, table).maximum <= console.width:
+        return table
+    names = [str(column.header).replace("\n", " ") for column in table.columns]
+    lines = [str(table.title)] if table.title else []
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        lines += ["", str(first)]
+        line = ""
+        for name, cell in zip(names[1:], others, strict=True):
+            pair = f"  {name}: {cell}"
+            if line and len(line) + len(pair) > console.width:
+                lines.append(line)
+                line = ""
+            line += pair
+        lines.append(line)
+    return Text("\n".join(lines))
+
+
 def notes(results: Sequence[Result]) -> list[str]:
-    """What the table cannot say, each once: explanations, then what went wrong in which row."""
+    """What the table cannot say, each once: what went wrong in which row, then explanations."""
+    return [*_warnings(results), *_explanations(results)]
+
+
+def _explanations(results: Sequence[Result]) -> list[str]:
     lines = []
     timed = [result for result in results if result.speedup is not None]
     if timed:
@@ -149,6 +191,11 @@ def notes(results: Sequence[Result]) -> list[str]:
         )
     if any(result.parity for result in results):
         lines.append("error: largest, against float64, relative to the largest value; (eager's)")
+    return lines
+
+
+def _warnings(results: Sequence[Result]) -> list[str]:
+    lines = []
     rows: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
@@ -156,7 +203,12 @@ def notes(results: Sequence[Result]) -> list[str]:
     for note, labels in rows.items():
         where = "" if len(labels) == len(results) else f"{'; '.join(labels)}: "
         lines.append(where + note)
-    for result in timed:
+    for result in (result for result in results if result.speedup is not None):
+        if result.contention is not None and result.contention.busy:
+            lines.append(
+                f"{result.row.label}: {result.contention}, so do not believe its times and its"
+                " speed-up: measure again when they are idle, or on fewer threads"
+            )
         busy = unsteady(result.peak)
         if busy is not None:
             lines.append(f"{result.row.label}: {busy}")
@@ -177,11 +229,16 @@ def _milliseconds(seconds: Summary | None) -> str:
     return f"{s.median:.{digits}f}"
 
 
-def _ratio(ratio: Summary | None) -> str:
-    return "-" if ratio is None else f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"
+def ratio_cell(ratio: Summary | None, contention: Contention | None) -> str:
+    """Median and quartiles; marked where others took the processors meanwhile."""
+    if ratio is None:
+        return "-"
+    mark = " (busy)" if contention is not None and contention.busy else ""
+    return f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]{mark}"
 
 
-def _share(patched: Share | None, eager: Share | None) -> str:
+def share_cell(patched: Share | None, eager: Share | None) -> str:
+    """The patched model's share of the peak, and eager's in parentheses."""
     if patched is None or eager is None:
         return "-"
     return f"{patched.of_moment:.0%} ({eager.of_moment:.0%})"

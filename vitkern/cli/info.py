@@ -12,13 +12,13 @@ from typing import Any
 HELP = "versions, the compiled library, backends, and why something is missing"
 
 OPTIONAL = {
-    "timm": "models for bench and patch-report: vitkern[bench]",
-    "torchvision": "timm needs it: vitkern[train]",
-    "sklearn": "photographs for the demo: vitkern[bench]",
-    "pytest_benchmark": "benchmarks/: vitkern[bench]",
+    "timm": "models for bench, profile and patch-report: pip install timm",
+    "torchvision": "timm needs it: pip install torchvision",
+    "sklearn": "photographs for the demo: pip install scikit-learn",
+    "pytest_benchmark": "benchmarks/: pip install pytest-benchmark",
     "triton": "comes with torch for GPUs",
 }
-"""Packages that something needs, and which extra brings them."""
+"""Packages that something needs, and how to install them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = patch(model, backend=arguments.backend)
     if arguments.json:
         print_json({"model": arguments.model, **report.to_dict()})
-    elif arguments.full:
+    elif arguments.full and (report.patched or report.skipped):
         for patched in report.patched:
             print(f"{patched.name or '(the model)'}: {patched.op}: {patched.backend}")
         for skipped in report.skipped:

@@ -34,17 +34,19 @@ def run(arguments: argparse.Namespace) -> int:
     from vitkern.bench.passes import make_pass
     from vitkern.bench.profile import profile
     from vitkern.bench.timing import QUICK, Plan
-    from vitkern.cli._output import console, print_json
+    from vitkern.cli._output import console, print_json, target, writing
     from vitkern.patching import patch
 
-    picture = Path(arguments.picture) if arguments.picture else None
-    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
-        raise Usage(f"--picture: {picture.name} ends in none of .png, .svg, .pdf")
+    name = arguments.picture
+    if name is not None and Path(name).suffix not in (".png", ".svg", ".pdf"):
+        raise Usage(f"--picture: {Path(name).name} ends in none of .png, .svg, .pdf")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     mode = "train" if arguments.train else "eval"
     row = models.Row(arguments.model, arguments.batch, mode, arguments.dtype)
     with user_errors():
+        models.check_name(row.model)
+        path, picture = target("--json", arguments.json), target("--picture", name)
         model, images = models.build(row)
         if not arguments.eager:
             patch(model)
@@ -54,14 +56,18 @@ def run(arguments: argparse.Namespace) -> int:
         title = f"{row.label}, {'eager' if arguments.eager else 'patched'}"
         entry = {"name": title, "row": row.to_dict(), **found.to_dict()}
         document = report.document("profile", here, [entry])
-        if arguments.json not in (None, "-"):
-            report.write_json(Path(arguments.json), document)
+        if path is not None:
+            with writing("--json", path):
+                report.write_json(path, document)
         if picture is not None:
-            profile_report.draw(found, here, title, picture)
+            with writing("--picture", picture):
+                profile_report.draw(found, here, title, picture)
     if arguments.json == "-":
         print_json(document)
     else:
-        console().print(profile_report.table(found, here, title, calls=arguments.calls))
+        out = console()
+        table = profile_report.table(found, here, title, calls=arguments.calls)
+        out.print(report.fitted(table, out))
         if found.reason is not None:
             print(f"share of the peak: {found.reason}")
     return 0
