@@ -143,6 +143,22 @@ def test_compiles_only_what_is_stale(builder: Builder) -> None:
 
 
 @needs_compiler
+def test_it_says_so_before_it_compiles(
+    builder: Builder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Setting up would be silent for minutes otherwise."""
+    count = len(builder())
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == f"vitkern: compiling {count} files (1 to 3 minutes on 2 cores)"
+    assert last.startswith(f"vitkern: compiled {count} of {count} files in ")
+    builder()
+    assert capsys.readouterr().err == ""
+    builder.edit("cpu/isa/generic.cpp", "return x", "return x + 5")
+    builder()
+    assert capsys.readouterr().err.startswith("vitkern: compiling 1 file\n")
+
+
+@needs_compiler
 def test_new_and_removed_files(builder: Builder) -> None:
     builder()
     (builder.root / "csrc/cpu/more.cpp").write_text("int more() { return 1; }\n")

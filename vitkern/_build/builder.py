@@ -117,6 +117,9 @@ def _build(
     units = _units(csrc, build_dir / "objects", compiler, torch, isas)
 
     stale = [unit for unit in units if _is_stale(unit)]
+    if stale:
+        whole = " (1 to 3 minutes on 2 cores)" if len(stale) == len(units) else ""
+        _say(f"compiling {len(stale)} file{'s' * (len(stale) != 1)}{whole}")
     start = time.perf_counter()
     with ThreadPoolExecutor(parameters.job_count()) as pool:
         futures = [pool.submit(_compile, unit, log) for unit in stale]
