@@ -25,7 +25,9 @@ from torch import nn
 
 import vitkern
 from vitkern._library import load
-from vitkern.bench import flops, machine, models, parity
+from vitkern.bench import flops, machine, models, parity, report
+from vitkern.bench.contention import Contention, Meter
+from vitkern.bench.measure import nothing_patched
 from vitkern.bench.models import Row
 from vitkern.bench.passes import make_pass
 from vitkern.bench.peak import Peak, share, unsteady
@@ -82,56 +84,120 @@ def transformed(model: nn.Module, squares: list[Any]) -> torch.Tensor:
 
 @dataclass
 class Pair:
-    """A model as it was and patched, its images, and the times of both."""
+    """A model as it was and patched, its images, and the times of both.
+
+    ``untimed`` says why there are no times, and is None where there are.
+    """
 
     row: Row
     eager: nn.Module
     patched: nn.Module
     images: torch.Tensor
-    times: Comparison
     peak: Peak
+    untimed: str | None = None
+    times: Comparison | None = None
+    contention: Contention | None = None
 
 
 def patch_and_time(name: str, squares: list[Any], plan: Plan, full: bool, out: Console) -> Pair:
-    """Patch a copy of the model, print what that did, and time both in turns."""
+    """Patch a copy of the model, print what that did, and time both in turns.
+
+    Where nothing was patched, both are the same code, and a ratio of their times would be noise.
+    """
     model, weights = cached_model(name)
     eager = model.eval()
     images = transformed(eager, squares)
     patched = copy.deepcopy(eager)
-    report = vitkern.patch(patched, backend=None if load().available else "eager")
+    library = load()
+    done = vitkern.patch(patched, backend=None if library.available else "eager")
     out.print(f"[bold]vitkern.patch({name})[/], weights: {weights}", soft_wrap=True)
     if full:
-        for module in report.patched:
+        for module in done.patched:
             out.print(f"  {module.name}: {module.op}: {module.backend}", markup=False)
-        for skipped in report.skipped:
+        for skipped in done.skipped:
             out.print(f"  {skipped.name}: skipped: {skipped.why()}", markup=False, soft_wrap=True)
     else:
-        out.print(str(report), markup=False, soft_wrap=True)
+        out.print(str(done), markup=False, soft_wrap=True)
     out.print()
-    row, peak = Row(name, len(squares)), Peak()
-    runs = {"before": make_pass(row, eager, images), "after": make_pass(row, patched, images)}
-    times = interleave(runs, plan, between=peak.sample)
-    return Pair(row, eager, patched, images, times, peak)
+    pair = Pair(Row(name, len(squares)), eager, patched, images, Peak(), nothing_patched(done))
+    if pair.untimed is not None:
+        if not library.available:
+            pair.untimed = f"no compiled kernels: {library.reason}"
+        return pair
+    meter = Meter()
+
+    def between() -> None:
+        pair.peak.sample()
+        meter.sample()
+
+    runs = {
+        "before": make_pass(pair.row, eager, images),
+        "after": make_pass(pair.row, patched, images),
+    }
+    pair.times = interleave(runs, plan, between=between)
+    pair.contention = meter.result()
+    return pair
+
+
+COLUMNS = (
+    "ms\nbefore",
+    "ms\nafter",
+    "speed-up",
+    "FMA peak after\n(before)",
+    "error\nbefore",
+    "error\nafter",
+    "error\nallowed",
+    "verdict",
+)
 
 
 def cells(pair: Pair, checked: parity.Parity) -> list[str]:
-    """A line of the table; without times where the result is wrong."""
+    """A line of the table; without times where there are none, or the result is wrong."""
     worst = checked.worst
-    errors = [f"{worst.eager_error:.1e}", f"{worst.error:.1e}"]
-    if not checked.passed:
-        return [pair.row.model, "-", "-", "-", "-", errors[0], f"{errors[1]} WRONG"]
+    errors = [f"{error:.1e}" for error in (worst.eager_error, worst.error, worst.allowed)]
+    verdict = "right" if checked.passed else "WRONG"
+    if pair.times is None or not checked.passed:
+        return [pair.row.model, "-", "-", "-", "-", *errors, verdict]
     before, after = pair.times.summary("before"), pair.times.summary("after")
-    ratio = pair.times.ratio("before", "after")
     operations = flops.model_flops(pair.eager, pair.images)
-    reached = share(operations, pair.times.seconds["after"], pair.peak)
+    shares = {
+        side: share(operations, seconds, pair.peak) for side, seconds in pair.times.seconds.items()
+    }
     return [
         pair.row.model,
         f"{before.median * 1e3:.1f}",
         f"{after.median * 1e3:.1f}",
-        f"{ratio.median:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]",
-        "-" if reached is None else f"{reached.of_moment:.0%}",
+        report.ratio_cell(pair.times.ratio("before", "after"), pair.contention),
+        report.share_cell(shares["after"], shares["before"]),
         *errors,
+        verdict,
     ]
+
+
+def remarks(pairs: list[Pair], checks: list[parity.Parity]) -> list[str]:
+    """What the table cannot say: what went wrong, then explanations."""
+    lines = []
+    for pair, checked in zip(pairs, checks, strict=True):
+        name = pair.row.model
+        if not checked.passed:
+            lines.append(f"{name}: WRONG: {checked.worst}")
+        if pair.untimed is not None:
+            lines.append(f"{name}: not timed, nothing was patched: {pair.untimed}.")
+        if pair.contention is not None and pair.contention.busy:
+            lines.append(f"{name}: {pair.contention}: do not believe its times. Repeat when idle.")
+        busy = unsteady(pair.peak.summary())
+        if busy is not None:
+            lines.append(f"{name}: {busy}. Repeat on an idle one.")
+    if any(pair.times is not None for pair in pairs):
+        lines.append(
+            "Times: medians of runs in turns; [quartiles]. FMA peak: share of what the processor"
+            " could do."
+        )
+    lines.append(
+        "Errors: the largest against float64, relative to the largest logit. Allowed: twice the"
+        " error before, and a few units of the last place."
+    )
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,13 +210,16 @@ def main(argv: list[str] | None = None) -> int:
     count = arguments.batch or (1 if arguments.quick else 8)
     if count < 1:
         parser.error("--batch must be at least 1")
-    out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     here, library = machine.describe(), load()
     try:
         photos = photographs()
         models.require_timm()
-    except (ImportError, models.TimmMissing) as error:
-        print(f"demo: {error}; needed: pip install 'vitkern[bench]'", file=sys.stderr)
+    except models.TimmMissing as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"demo: {error}; needed: pip install scikit-learn pillow", file=sys.stderr)
         return 1
     out.print(
         f"{here.cpu}, {here.threads} thread{'s' * (here.threads != 1)},"
@@ -161,15 +230,15 @@ def main(argv: list[str] | None = None) -> int:
     if not library.available:
         out.print(
             f"No compiled kernels: {library.reason}.\nThe ops run on the eager backend: plain"
-            " PyTorch, the same results, no speed-up.\n",
+            " PyTorch, the same results, nothing to time.\n",
             markup=False,
             soft_wrap=True,
         )
     plan = QUICK if arguments.quick else Plan(min_rounds=7, min_seconds=4.0, max_seconds=20.0)
     table = Table(title=f"batch {count}, float32: before and after vitkern.patch")
     table.add_column("model", no_wrap=True)
-    for column in ("ms before", "ms after", "speed-up", "FMA peak", "error before", "error after"):
-        table.add_column(column, justify="right")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
     squares = crops(photos, count)
     pairs = [patch_and_time(name, squares, plan, arguments.full, out) for name in MODELS]
     # Only now: the check in float64 leaves memory at hand, which would hide eager's page faults.
@@ -177,16 +246,9 @@ def main(argv: list[str] | None = None) -> int:
     checks = [parity.check(pair.row, pair.eager, pair.patched, pair.images) for pair in pairs]
     for pair, checked in zip(pairs, checks, strict=True):
         table.add_row(*cells(pair, checked))
-    out.print(table)
-    out.print(
-        "Times: medians of runs in turns; [quartiles]. FMA peak: share of what the processor could"
-        " do. Errors: the largest against float64, relative to the largest logit.",
-        markup=False,
-    )
-    for pair in pairs:
-        busy = unsteady(pair.peak.summary())
-        if busy is not None:
-            out.print(f"{pair.row.model}: {busy}. Repeat on an idle one.")
+    out.print(report.fitted(table, out))
+    for line in remarks(pairs, checks):
+        out.print(line, markup=False, soft_wrap=True)
     return 0 if all(checked.passed for checked in checks) else 1
 
 

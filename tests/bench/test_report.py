@@ -187,4 +187,4 @@ def test_a_table_that_just_fits_is_a_table() -> None:
     needs = 5 + 10 + 2 * 2 + 3  # cells, padding, frame
     assert report.fitted(made, Console(width=needs)) is made
     lines = str(report.fitted(made, Console(width=needs - 1)))
-    assert lines == "a title\n\n12345\n  three: 1234567890"
+    assert lines == "a title\n\n12345\n  three: 1234567890\n"

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from vitkern._library import LibraryStatus
+from vitkern._library import LibraryStatus, load
+from vitkern.bench.contention import Contention
+from vitkern.bench.parity import Check, Parity
 
 pytest.importorskip("sklearn")
 
@@ -43,8 +45,13 @@ def test_it_runs(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 crop of china.jpg" in text
     for name in demo.MODELS:
         assert f"vitkern.patch({name}), weights: " in text
-    assert text.count("×") >= 2
+    rest = text.partition("before and after")[2]
+    if load().available:
+        assert rest.count("×") == 2
+        assert rest.count("%") == 4  # of both sides, for each model
+    assert text.count("right") == 2
     assert "WRONG" not in text
+    assert "FMA peak after" in text
     assert len(text.splitlines()) < 40  # one screen
 
 
@@ -65,6 +72,12 @@ def test_without_library_it_runs_on_the_eager_backend(
     text = capsys.readouterr().out
     assert "No compiled kernels: no C++ compiler." in text
     assert "blocks.3: layer_norm + linear + attention + mlp: eager" in text
+    rest = text.partition("before and after")[2]
+    assert "×" not in rest  # both sides are the same code: a ratio would be noise
+    assert (
+        "vit_tiny_patch16_224: not timed, nothing was patched: no compiled kernels: no C++" in rest
+    )
+    assert "right" in rest
 
 
 def test_a_wrong_model_is_told_and_its_times_are_not(
@@ -81,8 +94,43 @@ def test_a_wrong_model_is_told_and_its_times_are_not(
     monkeypatch.setattr(one_tiny_model.vitkern, "patch", patch)
     assert one_tiny_model.main(["--quick"]) == 1
     text = capsys.readouterr().out
-    assert "WRONG" in text
+    assert "vit_tiny_patch16_224: WRONG: output: error" in text
+    assert "right" not in text
     assert "×" not in text.partition("before and after")[2]  # no speed-up
+
+
+@pytest.mark.skipif(not load().available, reason="nothing is timed without the library")
+@pytest.mark.parametrize("others", [0.0, 1.5])
+def test_a_busy_machine_is_told(
+    one_tiny_model: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    others: float,
+) -> None:
+    found = Contention(others, 2, 2)
+    monkeypatch.setattr(one_tiny_model.Meter, "result", lambda self: found)
+    assert one_tiny_model.main(["--quick"]) == 0
+    text = capsys.readouterr().out
+    assert ("] (busy)" in text) == (others > 0.0)
+    told = "vit_tiny_patch16_224: other processes used 1.5 of the machine's 2 cores"
+    assert (told in text) == (others > 0.0)
+
+
+@pytest.mark.parametrize("error, verdict", [(3e-7, "right"), (5e-7, "WRONG")])
+def test_the_verdict_is_that_of_parity(demo: ModuleType, error: float, verdict: str) -> None:
+    checked = Parity((Check("output", error, 2e-7, 4e-7),))
+    pair = demo.Pair(demo.Row("x", 1), None, None, None, demo.Peak(), "no reason")
+    cells = demo.cells(pair, checked)
+    assert len(cells) == 1 + len(demo.COLUMNS)
+    assert cells[-4:] == ["2.0e-07", f"{error:.1e}", "4.0e-07", verdict]
+
+
+def test_without_timm_it_says_what_to_install(
+    demo: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert demo.main([]) == 1
+    assert capsys.readouterr().err == "demo: timm is not installed: pip install timm\n"
 
 
 def test_cached_weights_are_used(

@@ -163,7 +163,7 @@ def fitted(table: Table, console: Console) -> RenderableType:
                 line = ""
             line += pair
         lines.append(line)
-    return Text("\n".join(lines))
+    return Text("\n".join([*lines, ""]))
 
 
 def notes(results: Sequence[Result]) -> list[str]:
