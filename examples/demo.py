@@ -119,10 +119,12 @@ def patch_and_time(name: str, squares: list[Any], plan: Plan, full: bool, out: C
     else:
         out.print(str(done), markup=False, soft_wrap=True)
     out.print()
-    pair = Pair(Row(name, len(squares)), eager, patched, images, Peak(), nothing_patched(done))
-    if pair.untimed is not None:
+    pair = Pair(Row(name, len(squares)), eager, patched, images, Peak())
+    same = nothing_patched(done)
+    if same is not None:
+        pair.untimed = f"nothing was patched: {same}"
         if not library.available:
-            pair.untimed = f"no compiled kernels: {library.reason}"
+            pair.untimed = f"both sides are plain PyTorch: {library.reason}"
         return pair
     meter = Meter()
 
@@ -182,7 +184,7 @@ def remarks(pairs: list[Pair], checks: list[parity.Parity]) -> list[str]:
         if not checked.passed:
             lines.append(f"{name}: WRONG: {checked.worst}")
         if pair.untimed is not None:
-            lines.append(f"{name}: not timed, nothing was patched: {pair.untimed}.")
+            lines.append(f"{name}: not timed, {pair.untimed}")
         if pair.contention is not None and pair.contention.busy:
             lines.append(f"{name}: {pair.contention}: do not believe its times. Repeat when idle.")
         busy = unsteady(pair.peak.summary())

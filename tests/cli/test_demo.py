@@ -74,9 +74,8 @@ def test_without_library_it_runs_on_the_eager_backend(
     assert "blocks.3: layer_norm + linear + attention + mlp: eager" in text
     rest = text.partition("before and after")[2]
     assert "×" not in rest  # both sides are the same code: a ratio would be noise
-    assert (
-        "vit_tiny_patch16_224: not timed, nothing was patched: no compiled kernels: no C++" in rest
-    )
+    why = "both sides are plain PyTorch: no C++ compiler"
+    assert f"vit_tiny_patch16_224: not timed, {why}" in rest
     assert "right" in rest
 
 
@@ -131,6 +130,17 @@ def test_without_timm_it_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert demo.main([]) == 1
     assert capsys.readouterr().err == "demo: timm is not installed: pip install timm\n"
+
+
+def test_a_model_that_is_not_patched_has_no_speed_up(
+    one_tiny_model: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_tiny_model, "MODELS", ("resnet18",))
+    monkeypatch.setattr(one_tiny_model, "load", lambda: LibraryStatus(True, Path("x"), None))
+    assert one_tiny_model.main(["--quick"]) == 0
+    rest = capsys.readouterr().out.partition("before and after")[2]
+    assert "×" not in rest
+    assert "resnet18: not timed, nothing was patched: no known modules" in rest
 
 
 def test_cached_weights_are_used(
