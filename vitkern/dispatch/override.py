@@ -7,14 +7,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 from vitkern.dispatch.errors import UnknownBackend
 
 # A context variable, not a flag: other threads and other tasks are not affected.
 _ACTIVE: ContextVar[str | None] = ContextVar("vitkern_backend", default=None)
 
 
+class _Traced:
+    """What torch.compile sees of the variable before torch 2.14, which cannot trace and guard it.
+
+    That of the block entered last, in whichever thread; read while tracing only.
+    """
+
+    def __init__(self) -> None:
+        self.backend: str | None = None
+        self._blocks: list[tuple[str | None]] = []
+
+    def enter(self, block: tuple[str | None]) -> None:
+        self._blocks.append(block)
+        self.backend = block[0]
+
+    def leave(self, block: tuple[str | None]) -> None:
+        """By identity: blocks of several threads end in any order."""
+        del self._blocks[next(i for i, other in enumerate(self._blocks) if other is block)]
+        self.backend = self._blocks[-1][0] if self._blocks else None
+
+
+_TRACED = _Traced()
+_CANNOT_TRACE = torch.__version__ < "2.14"  # a TorchVersion: compares as one
+
+
 def active_backend() -> str | None:
     """The backend named by the innermost ``use_backend`` block, or None."""
+    if _CANNOT_TRACE and torch.compiler.is_compiling():
+        return _TRACED.backend
     return _ACTIVE.get()
 
 
@@ -52,8 +80,10 @@ def use_backend(backend: str | None) -> Iterator[None]:
         UnknownBackend: no op has a backend of that name.
     """
     check_backend_name(backend)
-    token = _ACTIVE.set(backend)
+    token, block = _ACTIVE.set(backend), (backend,)
+    _TRACED.enter(block)
     try:
         yield
     finally:
         _ACTIVE.reset(token)
+        _TRACED.leave(block)
