@@ -84,3 +84,19 @@ EXPECTED = {
 def test_ops(op: str, case: Any) -> None:
     call = harness.make(op, case)
     assert op_flops(op, call) == EXPECTED[op](call)
+
+
+def test_inputs_that_require_a_gradient_do_not_disturb_a_forward() -> None:
+    """As the latent query of an attention pool: the counter cannot hook these."""
+
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.latent = nn.Parameter(torch.zeros(1, 2, 8))
+            self.q = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query: torch.Tensor = self.q(self.latent.expand(x.shape[0], -1, -1))
+            return query
+
+    assert model_flops(Pool(), torch.empty(3, 8)) == 2 * 3 * 2 * 8 * 4

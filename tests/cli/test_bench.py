@@ -70,6 +70,22 @@ def test_a_file_and_a_table(
     assert not any(call["with_memory"] or call["with_faults"] for call in measured)
 
 
+def test_an_interruption_keeps_the_rows_so_far(
+    measured: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake, path = measure.measure, tmp_path / "out.json"
+
+    def interrupted(row: Row, plan: Any, **options: Any) -> Result:
+        if row.batch == 2:
+            raise KeyboardInterrupt
+        return fake(row, plan, **options)
+
+    monkeypatch.setattr(measure, "measure", interrupted)
+    argv = ["bench", "vit_tiny_patch16_224", "--batch", "1", "2", "--json", str(path)]
+    assert cli.main(argv) == 130
+    assert [row["row"]["batch"] for row in report.read_json(path)["rows"]] == [1]
+
+
 def test_json_on_the_output_is_all_there_is(
     measured: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

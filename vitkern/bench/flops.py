@@ -35,6 +35,9 @@ def model_flops(model: nn.Module, *inputs: torch.Tensor, backward: bool = False)
     """
     shapes = copy.deepcopy(model).to("meta")
     unpatch(shapes)
+    if not backward:
+        # The counter hooks inputs of modules that require a gradient, and these have no graph then.
+        shapes.requires_grad_(False)
     metas = [
         value.detach().to("meta").requires_grad_(value.requires_grad and backward)
         for value in inputs

@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         for row in wanted:
             models.check_name(row.model)
         path = target("--json", arguments.json)
+        here = machine.describe()
         for number, row in enumerate(wanted, 1):
             _begin(row.label, number, len(wanted))
             result = measure.measure(
@@ -100,11 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
                 progress=functools.partial(_progress, row.label),
             )
             results.append(result)
-        here = machine.describe()
-        document = report.document("models", here, [result.to_dict() for result in results])
-        if path is not None:
-            with writing("--json", path):
-                report.write_json(path, document)
+            document = report.document("models", here, [one.to_dict() for one in results])
+            if path is not None:  # after each row: who interrupts keeps what there is
+                with writing("--json", path):
+                    report.write_json(path, document)
     if arguments.json == "-":
         print_json(document)
     else:
