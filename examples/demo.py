@@ -224,8 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"demo: {error}; needed: pip install scikit-learn pillow", file=sys.stderr)
         return 1
     out.print(
-        f"{here.cpu}, {here.threads} thread{'s' * (here.threads != 1)},"
-        f" {here.isa or 'no compiled kernels'}; torch {here.torch};"
+        f"{here.title}; torch {here.torch};"
         f" {count} crop{'s' * (count != 1)} of {', '.join(photos)}\n",
         soft_wrap=True,
     )

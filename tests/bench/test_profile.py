@@ -18,7 +18,7 @@ from vitkern.bench.passes import make_pass
 from vitkern.bench.profile import Profile, profile
 from vitkern.bench.timing import Plan
 
-PLAN = Plan(min_rounds=2, min_seconds=0.0, max_seconds=0.0)
+PLAN = Plan(min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
 VIT = "vit_tiny_patch16_224"
 SWIN = "swin_tiny_patch4_window7_224"
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from vitkern import cli
-from vitkern.bench import models
+from vitkern.bench import contention, models
+from vitkern.bench.contention import Contention
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -36,6 +38,24 @@ def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_picture_of_an_unknown_kind_is_refused_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["profile", "nosuchmodel", "--picture", "p.xyz"]) == 2
     assert "--picture: p.xyz ends in none of .png, .svg, .pdf" in capsys.readouterr().err
+
+
+def test_without_matplotlib_it_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["profile", MODEL, "--picture", "p.png"]) == 1
+    assert "matplotlib is not installed: pip install matplotlib" in capsys.readouterr().err
+
+
+def test_a_busy_machine_is_marked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention.Meter, "result", lambda self: Contention(1.5, 2, 2))
+    assert cli.main(["profile", MODEL, "--quick"]) == 0
+    text = capsys.readouterr().out
+    assert " ms (busy)" in text
+    assert "other processes used 1.5 of the machine's 2 cores, so do not believe" in text
 
 
 @pytest.mark.parametrize("option, name", [("--json", "p.json"), ("--picture", "p.svg")])

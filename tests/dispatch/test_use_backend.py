@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.dispatch.toy import ToyCall
 from vitkern import UnknownBackend, ops, use_backend
-from vitkern.dispatch import OPERATORS, Operator, active_backend, check_backend_name
+from vitkern.dispatch import OPERATORS, Operator, active_backend, check_backend_name, override
 
 
 @pytest.fixture
@@ -94,8 +94,14 @@ def test_backward_outside_of_the_block(toy: Operator[ToyCall]) -> None:
     assert x.grad.eq(10).all()
 
 
-def test_compiled_code_follows_the_block(toy: Operator[ToyCall], fresh_compiler: None) -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_compiled_code_follows_the_block(
+    toy: Operator[ToyCall], fresh_compiler: None, monkeypatch: pytest.MonkeyPatch, mirrored: bool
+) -> None:
     """No stale choice: the value of ``use_backend`` is part of what compiled code is valid for."""
+    if override._CANNOT_TRACE and not mirrored:
+        pytest.skip("this torch cannot trace context variables")
+    monkeypatch.setattr(override, "_CANNOT_TRACE", mirrored)
     counter = CompileCounterWithBackend("eager")
 
     @torch.compile(fullgraph=True, backend=counter)
@@ -111,6 +117,27 @@ def test_compiled_code_follows_the_block(toy: Operator[ToyCall], fresh_compiler:
         assert function(x).eq(1).all()
     assert function(x).eq(2).all()
     assert counter.frame_count == 3  # none, "eager" and "double", each compiled once
+
+
+def test_the_mirror_is_right_however_threads_end_their_blocks() -> None:
+    """Blocks of two threads overlap, and the one that was entered first ends first."""
+    other_in, main_in, other_out = threading.Event(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with use_backend("eager"):
+            other_in.set()
+            main_in.wait(10)
+        other_out.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert other_in.wait(10)
+    with use_backend("cpu"):
+        main_in.set()
+        assert other_out.wait(10)
+        assert override._TRACED.backend == "cpu"
+    thread.join()
+    assert override._TRACED.backend is None
 
 
 def test_compiled_code_with_the_block_inside(toy: Operator[ToyCall], fresh_compiler: None) -> None:

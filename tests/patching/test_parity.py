@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 
 import vitkern
@@ -76,6 +79,8 @@ def test_causal_attention_runs_the_original_and_says_so_once() -> None:
         model(x, is_causal=True)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
     assert len(caught) == 2  # one for each of two attentions
+    # The line of the caller, which is timm's here, not ours.
+    assert all(Path(timm.__file__).parent in Path(w.filename).parents for w in caught)
 
 
 def test_maps_smaller_than_their_window_run_the_original_and_say_so() -> None:

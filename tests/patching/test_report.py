@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -21,6 +22,14 @@ import vitkern
 from tests.patching import zoo
 from vitkern._library import load
 from vitkern.patching import CannotPatch, PatchedModule
+
+
+def printed(report: vitkern.PatchReport) -> str:
+    """What rich shows of it."""
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(report)
+    return capture.get()
 
 
 def test_entries_of_a_vit() -> None:
@@ -73,9 +82,7 @@ def test_table_folds_layers_and_lists_reasons_once() -> None:
     )
     assert lines[-1].startswith("left as they are: ")
     assert repr(report) == f"<PatchReport: {lines[-2]}>"
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(report)
-    assert "blocks.*.attn" in console.export_text()
+    assert "blocks.*.attn" in printed(report)
 
 
 def test_model_without_known_modules() -> None:
@@ -85,9 +92,7 @@ def test_model_without_known_modules() -> None:
     assert not report.skipped
     assert report.others == (("torch.Conv2d", 1),)
     assert "nothing to patch" in str(report)
-    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(report)
-    assert "nothing to patch" in console.export_text()
+    assert "nothing to patch" in printed(report)
     with pytest.raises(vitkern.CannotPatch, match="nothing to patch"):
         vitkern.patch(model, strict=True)
 

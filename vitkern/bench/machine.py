@@ -49,6 +49,12 @@ class Machine:
     compiler: str | None
 
     @property
+    def title(self) -> str:
+        """For tables: processor, threads, instruction set."""
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{self.cpu}, {threads}, {self.isa or 'no library'}"
+
+    @property
     def slug(self) -> str:
         """A name for files: processor, cores, instruction set."""
         words = re.sub(r"\((r|tm|c)\)|\bcpu\b|\bprocessor\b|@.*", " ", self.cpu, flags=re.I)

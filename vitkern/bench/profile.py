@@ -1,9 +1,8 @@
 """Where a model's time goes: time, operations, bytes and share of the peak by operator.
 
 Operators are timed from outside, one by one, in the order in which the model calls them (PyTorch
-runs them in the calling thread, backward too). What is left of a pass is Python, dispatch and
-autograd, and is given as such: it includes the profiler's own work, so take it from the pass
-without the profiler, which is timed beside it.
+runs them in the calling thread, backward too). Whole passes are timed between, without the
+profiler: what they take longer than their operators is Python, dispatch and autograd.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vitkern.bench.contention import Contention, Meter
 from vitkern.bench.operator_flops import call_flops, named_arguments
 from vitkern.bench.peak import Peak
-from vitkern.bench.timing import Plan, summarize
+from vitkern.bench.timing import Plan, interleave, summarize
 
-__all__ = ["Cost", "Profile", "profile"]
+__all__ = ["Cost", "Profile", "profile", "total"]
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,21 @@ class Profile:
         seconds: of a whole pass without the profiler, the median.
         peak: FLOP/s of float32 multiply-adds, or None where there is no library to measure it.
         reason: why there is no peak.
+        contention: what other processes used meanwhile, or None where that is not known.
     """
 
     calls: tuple[Cost, ...]
     seconds: float
     peak: float | None
     reason: str | None
+    contention: Contention | None = None
 
     def by_op(self) -> list[Cost]:
         """Totals by operator, the longest first."""
         groups: dict[str, list[Cost]] = defaultdict(list)
         for call in self.calls:
             groups[call.op].append(call)
-        totals = [_total(op, calls) for op, calls in groups.items()]
+        totals = [total(op, calls) for op, calls in groups.items()]
         return sorted(totals, key=lambda cost: -cost.seconds)
 
     def outside(self) -> float:
@@ -90,13 +92,15 @@ class Profile:
             "seconds": self.seconds,
             "peak": self.peak,
             "reason": self.reason,
+            "contention": self.contention and self.contention.to_dict(),
             "outside": self.outside(),
             "ops": [plain(cost) for cost in self.by_op()],
             "calls": [plain(cost) for cost in self.calls],
         }
 
 
-def _total(op: str, costs: Iterable[Cost]) -> Cost:
+def total(op: str, costs: Iterable[Cost]) -> Cost:
+    """The sum of some costs, under the name ``op``."""
     costs = list(costs)
     return Cost(
         op,
@@ -206,33 +210,23 @@ def profile(model: nn.Module, run: Callable[[], object], plan: Plan | None = Non
     Raises:
         RuntimeError: two passes made different calls.
     """
-    plan = plan or Plan()
-    peak = Peak()
-    for _ in range(plan.warmup):
-        run()
-    whole: list[float] = []
+    peak, meter = Peak(), Meter()
     passes: list[list[_Call]] = []
-    began = time.perf_counter()
-    while not _enough(plan, len(passes), time.perf_counter() - began):
+
+    def between() -> None:
         peak.sample()
-        start = time.perf_counter()
-        run()
-        whole.append(time.perf_counter() - start)
+        meter.sample()
         passes.append(_record(model, run))
-    peak.sample()
+
+    whole = interleave({"pass": run}, plan, between=between)
     rates = [1e9 * sample for sample in peak.samples if sample > 0.0]
     return Profile(
         tuple(_merge(passes)),
-        summarize(whole).median,
+        whole.summary("pass").median,
         summarize(rates).median if rates else None,
         peak.reason,
+        meter.result(),
     )
-
-
-def _enough(plan: Plan, rounds: int, seconds: float) -> bool:
-    if rounds >= plan.max_rounds or (rounds >= 3 and seconds >= plan.max_seconds):
-        return True
-    return rounds >= plan.min_rounds and seconds >= plan.min_seconds
 
 
 def _record(model: nn.Module, run: Callable[[], object]) -> list[_Call]:

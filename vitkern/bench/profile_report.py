@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitkern.bench.machine import Machine
-from vitkern.bench.profile import Cost, Profile
+from vitkern.bench.profile import Cost, Profile, total
 from vitkern.bench.report import replacing
 
 if TYPE_CHECKING:
@@ -23,20 +23,12 @@ def _lines(profile: Profile, *, calls: bool) -> list[tuple[str, Cost]]:
     if calls:
         return [(f"{cost.module or '-'}: {_short(cost.op)}", cost) for cost in profile.calls]
     costs = profile.by_op()
-    total = sum(cost.seconds for cost in costs)
-    large = [cost for cost in costs if cost.seconds >= OTHER_BELOW * total]
+    all_of_them = sum(cost.seconds for cost in costs)
+    large = [cost for cost in costs if cost.seconds >= OTHER_BELOW * all_of_them]
     small = costs[len(large) :]
     lines = [(_short(cost.op), cost) for cost in large]
     if small:
-        rest = Cost(
-            "",
-            "",
-            sum(cost.calls for cost in small),
-            sum(cost.seconds for cost in small),
-            sum(cost.flops for cost in small),
-            sum(cost.bytes for cost in small),
-        )
-        lines.append((f"{len(small)} others", rest))
+        lines.append((f"{len(small)} others", total("", small)))
     return lines
 
 
@@ -49,7 +41,7 @@ def table(profile: Profile, machine: Machine, title: str, *, calls: bool = False
     from rich.table import Table
 
     peak = f", peak {profile.peak / 1e9:.0f} GFLOP/s" if profile.peak else ""
-    out = Table(title=f"{title}: {1e3 * profile.seconds:.1f} ms\n{_where(machine)}{peak}")
+    out = Table(title=_heading(profile, machine, title) + peak)
     out.add_column("call" if calls else "operator", no_wrap=True)
     for column in ("calls", "ms", "time", "GFLOP", "FMA peak", "MB", "GB/s"):
         out.add_column(column, justify="right")
@@ -73,9 +65,10 @@ def table(profile: Profile, machine: Machine, title: str, *, calls: bool = False
     return out
 
 
-def _where(machine: Machine) -> str:
-    threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
-    return f"{machine.cpu}, {threads}, {machine.isa or 'no library'}"
+def _heading(profile: Profile, machine: Machine, title: str) -> str:
+    """Two lines; the time is marked where others took the processors meanwhile."""
+    mark = " (busy)" if profile.contention is not None and profile.contention.busy else ""
+    return f"{title}: {1e3 * profile.seconds:.1f} ms{mark}\n{machine.title}"
 
 
 def draw(profile: Profile, machine: Machine, title: str, path: Path) -> None:
@@ -107,7 +100,7 @@ def draw(profile: Profile, machine: Machine, title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.45 * max(times))
     axes.set_xlabel("ms a pass")
-    axes.set_title(f"{title}: {1e3 * profile.seconds:.1f} ms\n{_where(machine)}", fontsize=10)
+    axes.set_title(_heading(profile, machine, title), fontsize=10)
     axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:

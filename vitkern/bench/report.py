@@ -115,8 +115,7 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
     """One line a row."""
     from rich.table import Table
 
-    threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
-    out = Table(title=f"{machine.cpu}, {threads}, {machine.isa or 'no library'}")
+    out = Table(title=machine.title)
     out.add_column("model", no_wrap=True)
     faults = any(result.speedup_without_faults is not None for result in results)
     columns = ["batch", "eager ms", "patched ms", "speed-up"] + ["no faults"] * faults

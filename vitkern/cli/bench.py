@@ -11,6 +11,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
+from vitkern.cli._arguments import positive
 from vitkern.cli._errors import Usage, user_errors
 
 if TYPE_CHECKING:
@@ -25,13 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", metavar="MODEL", nargs="*", help="timm names (default: five rows of ViT and Swin)"
     )
-    parser.add_argument(
-        "--batch", metavar="N", nargs="+", type=_positive, help="images (default 1)"
-    )
+    parser.add_argument("--batch", metavar="N", nargs="+", type=positive, help="images (default 1)")
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--wide", action="store_true", help="40 rows: 20 models, batch 1 and 8")
-    parser.add_argument("--threads", metavar="N", type=_positive, help="threads of PyTorch's ops")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--quick", action="store_true", help="few rounds, and no memory")
     parser.add_argument(
         "--no-page-faults",
@@ -40,16 +39,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
 
 
 def rows(arguments: argparse.Namespace) -> list[Row]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
-from vitkern.cli._errors import Usage, user_errors
+from vitkern.cli._arguments import positive
+from vitkern.cli._errors import Failure, Usage, user_errors
 
 HELP = "time, operations, bytes and share of the peak of each operator in a timm model"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    from vitkern.cli.bench import _positive
-
     parser.add_argument("model", metavar="MODEL", help="a timm name, as vit_small_patch16_224")
-    parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="images")
+    parser.add_argument("--batch", metavar="N", type=positive, default=1, help="images")
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--eager", action="store_true", help="the model as it is, not patched")
     parser.add_argument("--calls", action="store_true", help="a line for every call, in order")
     parser.add_argument("--quick", action="store_true", help="few passes")
-    parser.add_argument("--threads", metavar="N", type=_positive, help="threads of PyTorch's ops")
+    parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
     parser.add_argument("--picture", metavar="FILE", help="draw it there: .png, .svg or .pdf")
 
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.picture
     if name is not None and Path(name).suffix not in (".png", ".svg", ".pdf"):
         raise Usage(f"--picture: {Path(name).name} ends in none of .png, .svg, .pdf")
+    if name is not None and importlib.util.find_spec("matplotlib") is None:
+        raise Failure("--picture: matplotlib is not installed: pip install matplotlib")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     mode = "train" if arguments.train else "eval"
@@ -68,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         out = console()
         table = profile_report.table(found, here, title, calls=arguments.calls)
         out.print(report.fitted(table, out))
+        if found.contention is not None and found.contention.busy:
+            print(f"{found.contention}, so do not believe these times: measure again when idle")
         if found.reason is not None:
             print(f"share of the peak: {found.reason}")
     return 0

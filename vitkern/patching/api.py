@@ -92,9 +92,9 @@ def unpatch(model: nn.Module) -> None:
     """Gives every patched module of ``model`` the forward of its class back.
 
     Instances are then exactly as they were before ``patch``, and the packed forms of their weights
-    are freed. Does nothing to modules that are not
-    patched. ``model`` may be a part of the model that was patched: only that part is restored, and
-    modules above it that bypassed it call it again.
+    are freed. Does nothing to modules that are not patched. ``model`` may be a part of the model
+    that was patched: only that part is restored, and modules above it that bypassed it call it
+    again.
 
     Raises:
         TypeError: ``model`` is not a module.

@@ -98,7 +98,7 @@ class Swap:
             f"vitkern: {self.name or 'the module'} ({title(type(module))}) runs its original"
             f" forward: {why}",
             UserWarning,
-            stacklevel=_users_level(),
+            stacklevel=_callers_level(),
         )
 
     @property
@@ -126,7 +126,7 @@ class Swap:
         return self.adapter, self.backend, self.name, self.units
 
 
-def _users_level() -> int:
+def _callers_level() -> int:
     """The stacklevel of the first caller outside of vitkern and torch, seen from ``_warn``."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARIES):

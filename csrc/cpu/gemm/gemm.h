@@ -13,8 +13,9 @@ VK_INLINE int64_t block_rows(int64_t k) {
 }
 // With no more rows than this, much of the time goes into reading B from memory for the first time.
 constexpr int64_t kFewRows = 1024;
+constexpr int64_t kFewRowsBlock = 128;  // so blocks are longer then, and each reads all of B once
 VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
-  const int64_t block = rows <= kFewRows ? 128 : block_rows(k);
+  const int64_t block = rows <= kFewRows ? kFewRowsBlock : block_rows(k);
   return (rows + block - 1) / block;
 }
 

@@ -33,6 +33,15 @@ VK_INLINE void pack_tiles(const float* rows, int64_t stride, int64_t n, const Ro
   }
 }
 
+// c = (accumulate ? c : 0) + tiles^T panel: as many rows as the tiles have columns, `width` columns, and
+// sums over n.
+VK_INLINE void multiply_tiles(const RowTiles& tiles, const float* packed, int64_t n, const float* panel, int64_t width,
+                              float* c, int64_t ldc, bool accumulate) {
+  for (int64_t t = 0, r = 0; t < tiles.count; r += tiles.size(t), t++)
+    tile_function<ALayout::transposed>(tiles.size(t), (int)(width / W))(n, packed + r * n, tiles.size(t), panel,
+                                                                        c + r * ldc, ldc, accumulate);
+}
+
 // How a weight's gradient is cut into tasks: blocks of the weight and, where these are few, slices of
 // the rows, whose sums are added up in order. By shapes alone, so that results do not depend on the
 // number of threads.
@@ -93,12 +102,7 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
       const float* xr = source.block(r0, n, xb, &ldx);
       for (int64_t p = 0; p < panels_of(in_n); p++) {
         pack_panel_kn(xr, ldx, in_n, n, p, b, map);
-        const int vectors = (int)(panel_width(in_n, p) / W);
-        for (int64_t t = 0, o = 0; t < tiles.count; t++) {
-          const int m = tiles.size(t);
-          tile_function<ALayout::transposed>(m, vectors)(n, zt + o * n, m, b, sums + o * lds + p * NR, lds, r0 > begin);
-          o += m;
-        }
+        multiply_tiles(tiles, zt, n, b, panel_width(in_n, p), sums + p * NR, lds, r0 > begin);
       }
     }
   });
@@ -142,20 +146,29 @@ static void column_sums(const Runtime& rt, int64_t rows, int64_t columns, T* out
 template <class T>
 VK_INLINE vf load_up_to(const T* p, int n) { return n >= W ? load(p) : load_n(p, n); }
 
-// z = dy * gamma * activation'(pre) as float32 rows `stride` apart; null gamma and pre drop out.
+// z = dy * gamma * activation'(pre) as float32 rows `stride` apart; null gamma and pre drop out. Runs on
+// the calling thread.
+template <class T>
+static void scale_rows(int64_t rows, int64_t columns, const T* dy, const float* gamma, const T* pre, Activation f,
+                       float* z, int64_t stride) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < columns; c += W) {
+      const int n = (int)smaller<int64_t>(W, columns - c);
+      vf x = load_up_to(dy + r * columns + c, n);
+      if (gamma) x = x * load(gamma + c);
+      if (pre && f != Activation::none) x = x * activation_derivative(f, load_up_to(pre + r * columns + c, n));
+      store(z + r * stride + c, x);  // rows are padded
+    }
+}
+
+// The same on all threads.
 template <class T>
 static void scaled_gradient(const Runtime& rt, int64_t rows, int64_t columns, const T* dy, const float* gamma,
                             const T* pre, Activation f, float* z, int64_t stride) {
   constexpr int64_t kRows = 16;
   for_tasks(rt, (rows + kRows - 1) / kRows, [&](int64_t task) {
-    for (int64_t r = task * kRows; r < smaller(rows, (task + 1) * kRows); r++)
-      for (int64_t c = 0; c < columns; c += W) {
-        const int n = (int)smaller<int64_t>(W, columns - c);
-        vf x = load_up_to(dy + r * columns + c, n);
-        if (gamma) x = x * load(gamma + c);
-        if (pre && f != Activation::none) x = x * activation_derivative(f, load_up_to(pre + r * columns + c, n));
-        store(z + r * stride + c, x);  // rows are padded
-      }
+    const int64_t r = task * kRows, at = r * columns;
+    scale_rows(smaller(kRows, rows - r), columns, dy + at, gamma, pre ? pre + at : nullptr, f, z + r * stride, stride);
   });
 }
 

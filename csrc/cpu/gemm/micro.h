@@ -16,7 +16,7 @@ constexpr int MR = 9, NV = 3;  // 27 accumulators of 32 registers
 constexpr int MR = 6, NV = 2;  // 12 accumulators of 16 registers
 #endif
 constexpr int NR = NV * W;  // columns of a packed panel of B
-constexpr int kPrefetch = 8 * NR;  // floats of B ahead
+constexpr int kPrefetch = 8 * NR;  // floats of B ahead: eight steps of K
 
 // What one step of K is: a float of A times one of B, or two bfloat16 of each (32 bits as well, so
 // that addresses and panels are the same), with float32 sums.

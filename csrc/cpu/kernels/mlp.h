@@ -73,7 +73,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedV
   };
   // Weights that no private cache holds are read anew for each block of rows.
   const bool large = (in + out) * hidden * 4 > (4 << 20);
-  if (a.rows < rt.threads * 128 * (large ? 4 : 1)) {
+  if (a.rows < rt.threads * kFewRowsBlock * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);

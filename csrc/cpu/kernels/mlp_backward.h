@@ -55,31 +55,12 @@ struct MlpSlices {
   int64_t in, hidden, out, block, count;
   explicit MlpSlices(const MlpBackwardArgs& a)
       : in(a.weight1.in), hidden(a.weight1.out), out(a.weight2.out),
-        block(in + out <= 256 ? 192 : 128),
+        block(in + out <= 256 ? 192 : 128),  // rows of x, z and both packed: about the second-level cache
         count(smaller<int64_t>(32, smaller(a.rows / (2 * block), (12 << 20) / larger<int64_t>(1, floats() * 4)))) {}
   // Sums of dweight1^T (in, hidden) and dweight2 (out, hidden), as panels of hidden columns.
   int64_t floats() const { return packed_floats(hidden, in) + packed_floats(hidden, out); }
   bool few() const { return count < 8; }
 };
-
-// Rows as float32 with `factors` a column; null = 1.
-template <class T>
-static void scaled_rows(const T* from, int64_t stride, int64_t rows, int64_t columns, const float* factors, float* to,
-                        int64_t to_stride) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < columns; c += W) {
-      const vf x = load_up_to(from + r * stride + c, (int)smaller<int64_t>(W, columns - c));
-      store(to + r * to_stride + c, factors ? x * load(factors + c) : x);  // rows are padded
-    }
-}
-
-// sums (columns of the tiles, NR) += tiles^T panel, for n rows.
-VK_INLINE void add_outer(const RowTiles& tiles, const float* packed, int64_t n, const float* panel, int64_t width,
-                         float* sums, bool accumulate) {
-  for (int64_t t = 0, c = 0; t < tiles.count; c += tiles.size(t), t++)
-    tile_function<ALayout::transposed>(tiles.size(t), (int)(width / W))(n, packed + c * n, tiles.size(t), panel,
-                                                                        sums + c * width, width, accumulate);
-}
 
 // dpanel (rows, width) has the gradient at the activation's result, and becomes that at its argument, as
 // do `width` columns of dpre; `active` gets the result.
@@ -102,7 +83,7 @@ static __attribute__((noinline)) void activation_and_slope(const T* pre, int64_t
 template <class T>
 static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, const MlpSlices& s) {
   const int64_t in = s.in, hidden = s.hidden, out = s.out;
-  const int64_t ldx = padded_stride(in), ldz = padded_stride(out), ldh = padded_stride(hidden);
+  const int64_t ldz = padded_stride(out), ldh = padded_stride(hidden);
   const T *dy = (const T*)a.dy, *x = (const T*)a.x, *pre = (const T*)a.pre1;
   PaddedVectors vectors(rt, kVectors, 1, out);
   const float* gamma = vectors.add((const T*)a.gamma, out);
@@ -117,7 +98,7 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
     float *sums1 = (float*)(partial + slice * slice_bytes), *sums2 = sums1 + packed_floats(hidden, in);
     double *dbias1 = (double*)(sums1 + s.floats()), *dbias2 = dbias1 + hidden;
     for (int64_t i = 0; i < biases; i++) dbias1[i] = 0;
-    float* z = (float*)rt.scratch(kRowsA, s.block * (ldx + ldz) * 4);
+    float* z = (float*)rt.scratch(kRowsA, s.block * (padded_stride(in) + ldz) * 4);
     float *xr = z + s.block * ldz, *zt = (float*)rt.scratch(kRowsT, s.block * (in + out) * 4), *xt = zt + s.block * out;
     float *dpre = (float*)rt.scratch(kHidden, s.block * ldh * 4);
     float *dpanel = (float*)rt.scratch(kPanelsB, 2 * s.block * NR * 4 + kPrefetchSlack), *active = dpanel + s.block * NR;
@@ -125,12 +106,13 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
     const int64_t blocks = (end - begin + s.block - 1) / s.block;
     for (int64_t b = 0; b < blocks; b++) {
       const int64_t row = begin + (end - begin) * b / blocks, n = begin + (end - begin) * (b + 1) / blocks - row;
-      scaled_rows(dy + row * out, out, n, out, gamma, z, ldz);
+      scale_rows<T>(n, out, dy + row * out, gamma, nullptr, Activation::none, z, ldz);
       if (a.dbias2) add_columns(z, ldz, n, out, dbias2);
       if (a.dweight2) pack_tiles(z, ldz, n, out_tiles, zt);
       if (a.dweight1) {
-        scaled_rows(x + row * a.x_stride, a.x_stride, n, in, nullptr, xr, ldx);
-        pack_tiles(xr, ldx, n, in_tiles, xt);
+        int64_t ldx;
+        const float* rows = PlainRows<T>{x, a.x_stride, in}.block(row, n, xr, &ldx);
+        pack_tiles(rows, ldx, n, in_tiles, xt);
       }
       for (int64_t p = 0; p < panels_of(hidden); p++) {
         const int64_t width = panel_width(hidden, p), column = p * NR, live = smaller(width, hidden - column);
@@ -140,8 +122,8 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
           const auto apply = live == NR ? activation_and_slope<kF, true, T> : activation_and_slope<kF, false, T>;
           apply(pre + row * hidden + column, hidden, n, width, live, dpre + column, ldh, dpanel, active);
         });
-        if (a.dweight1) add_outer(in_tiles, xt, n, dpanel, width, panel(sums1, in, p), b > 0);
-        if (a.dweight2) add_outer(out_tiles, zt, n, active, width, panel(sums2, out, p), b > 0);
+        if (a.dweight1) multiply_tiles(in_tiles, xt, n, dpanel, width, panel(sums1, in, p), width, b > 0);
+        if (a.dweight2) multiply_tiles(out_tiles, zt, n, active, width, panel(sums2, out, p), width, b > 0);
       }
       if (a.dbias1) add_columns(dpre, ldh, n, hidden, dbias1);
       if (a.dx)

@@ -57,9 +57,9 @@ struct ValueAndSlope {
 };
 // x cdf(x) and cdf(x) + x density(x). The tail is the density times Mills' ratio (a rational fit,
 // relative error 2e-8): near 0, where the derivative is 1/2, that is closer than normal_tail's eighth
-// power. Beyond 6 all but cdf is less than 4e-8, and stays what it is there.
+// power. |x| counts as 6 beyond that, where what depends on it is below 4e-8.
 VK_INLINE ValueAndSlope gelu_with_slope(vf x) {
-  vf a = min(splat(6.f), abs(x)), sign = (vf)((vu)x & 0x80000000u);
+  vf a = min(splat(6.f), abs(x)), bounded = (vf)((vu)a | ((vu)x & 0x80000000u));
   vf density = splat(0.398942280401f) * exp2_bounded(a * a * splat(-0.5f * kLog2e));
   vf p = splat(0.0307728113f), q = splat(0.030805772f);
   p = p * a + splat(0.246006405f);
@@ -70,7 +70,7 @@ VK_INLINE ValueAndSlope gelu_with_slope(vf x) {
   q = q * a + splat(1.44256999f);
   q = q * a + splat(1.f);
   vf tail = density * (p / q), cdf = x > splat(0.f) ? splat(1.f) - tail : tail;
-  return {relu(x) - a * tail, cdf + (vf)((vu)a | (vu)sign) * density};
+  return {relu(x) - a * tail, cdf + bounded * density};
 }
 
 VK_INLINE vf sigmoid(vf x) { return splat(1.f) / (splat(1.f) + exp2(x * splat(-kLog2e))); }
