@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def shape_of(tensor: torch.Tensor) -> str:
+def shape_of(tensor: torch.Tensor | ConvertedWeight) -> str:
     """A shape as users write it: ``(2, 3)``."""
     return str(tuple(tensor.shape))
 
@@ -36,7 +38,37 @@ def tensor(name: str, value: Any, *, dims: int | tuple[int, int] | None = None) 
         )
 
 
-def shape(name: str, value: torch.Tensor, expected: tuple[int, ...], meaning: str) -> None:
+def weight(name: str, value: Any, x: torch.Tensor) -> None:
+    """``value`` is a floating-point matrix, or one in another form and no gradient is wanted.
+
+    Raises:
+        TypeError, ValueError: as :func:`tensor`.
+        RuntimeError: a converted weight where ``x`` or the weight would need a gradient.
+    """
+    if not isinstance(value, ConvertedWeight):
+        tensor(name, value, dims=2)
+    else:
+        inference(name, value, x)
+
+
+def inference(name: str, value: Any, x: torch.Tensor) -> None:
+    """No gradient is wanted where ``value`` is a converted weight.
+
+    Raises:
+        RuntimeError: ``x`` or the weight would need one.
+    """
+    if not isinstance(value, ConvertedWeight):
+        return
+    if torch.is_grad_enabled() and (x.requires_grad or value.source.requires_grad):
+        raise RuntimeError(
+            f"{name} is {value!r}, which has no gradient: call it under torch.inference_mode() or"
+            " torch.no_grad()"
+        )
+
+
+def shape(
+    name: str, value: torch.Tensor | ConvertedWeight, expected: tuple[int, ...], meaning: str
+) -> None:
     """``value`` has exactly the shape ``expected``, which ``meaning`` explains.
 
     Raises:
@@ -46,7 +78,9 @@ def shape(name: str, value: torch.Tensor, expected: tuple[int, ...], meaning: st
         raise ValueError(f"{name} must have shape {expected} ({meaning}), got {shape_of(value)}")
 
 
-def same(anchor_name: str, anchor: torch.Tensor, **others: torch.Tensor | None) -> None:
+def same(
+    anchor_name: str, anchor: torch.Tensor, **others: torch.Tensor | ConvertedWeight | None
+) -> None:
     """All ``others`` that are given share the anchor's device and dtype.
 
     Raises:
@@ -203,13 +237,13 @@ def autocasts(x: torch.Tensor) -> bool:
     return torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)
 
 
-def autocast(*tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+def autocast(*tensors: Any) -> tuple[Any, ...]:
     """Tensors (the first is not None) as autocast would give them to a matrix product.
 
-    Unchanged where autocast is off, and for float64 tensors, which autocast leaves alone.
+    Unchanged where autocast is off, for float64 tensors, which autocast leaves alone, and beside
+    a converted weight, which decides itself how products are computed.
     """
-    assert tensors[0] is not None
-    if not autocasts(tensors[0]):
+    if not autocasts(tensors[0]) or any(isinstance(t, ConvertedWeight) for t in tensors):
         return tensors
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(
@@ -281,7 +315,8 @@ def block(x: torch.Tensor, names: tuple[str, ...], values: Values, shapes: Shape
     for i, (name, value, expected) in enumerate(zip(names, values, shapes, strict=True)):
         if value is None and i not in (2, 4):
             continue
-        tensor(name, value)
+        if i not in (2, 4) or not isinstance(value, ConvertedWeight):
+            tensor(name, value)
         shape(name, value, expected, given)
         if value.device != x.device:
             raise ValueError(f"{name} is on {value.device} but x is on {x.device}")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from vitkern._library import load
+from vitkern.ops.weights import FULL_LEVELS, ConvertedWeight, Int8Weight
 
 # The index of a name is the ``activation`` of csrc/registration.cpp.
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
@@ -25,7 +26,7 @@ def missing() -> str | None:
     return None if _STATUS.available else _STATUS.reason
 
 
-def refusals(*tensors: torch.Tensor | None) -> list[str]:
+def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
     """Reasons to refuse that hold for every op: no library, wrong device, dtype or layout."""
     if not _STATUS.available:
         return [f"no C++ library: {_STATUS.reason}"]
@@ -38,6 +39,8 @@ def refusals(*tensors: torch.Tensor | None) -> list[str]:
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]
         if tensor.layout is not _STRIDED:
             return [f"layout {tensor.layout}; takes strided tensors"]
+        if isinstance(tensor, ConvertedWeight):
+            return ["no kernel for converted weights yet"]
     return []
 
 
@@ -45,13 +48,15 @@ def block_refusals(
     x: torch.Tensor,
     norm_weight: torch.Tensor | None,
     norm_bias: torch.Tensor | None,
-    *others: torch.Tensor | None,
+    *others: torch.Tensor | ConvertedWeight | None,
 ) -> list[str]:
     """Reasons to refuse a fused block: those of every op, and dtypes that its kernel cannot mix."""
     reasons, dtype = refusals(x, norm_weight, norm_bias), x.dtype
     if reasons:
         return reasons
     for other in others:
+        if isinstance(other, ConvertedWeight):
+            return ["no kernel for converted weights yet"]
         if other is not None and not (
             other.is_cpu and other.dtype is dtype and other.layout is _STRIDED
         ):
@@ -76,28 +81,58 @@ def no_gradient(*_: Any) -> NoReturn:
     raise RuntimeError("fused blocks are for inference: call the public function for gradients")
 
 
+Weight = torch.Tensor | ConvertedWeight
+
+
 class _Packed:
     """A packed weight, and what tells whether the weight has changed since."""
 
-    __slots__ = ("address", "alias", "buffer", "dtype", "owner", "shape", "version")
+    __slots__ = ("address", "alias", "buffer", "dtype", "owner", "shape", "source", "version")
 
-    def __init__(self, weight: torch.Tensor, owner: weakref.ref[torch.Tensor]) -> None:
+    def __init__(self, weight: Weight, owner: weakref.ref[Weight]) -> None:
+        source = _source(weight)
         self.owner = owner
-        self.version = weight._version
+        self.source = id(source)
+        self.version = source._version
         # Keeps the weight's memory from being handed out again while this entry can be hit: after
         # ``weight.data = other`` the address alone would not tell.
-        self.alias = weight.detach()
-        self.address = weight.data_ptr()
-        self.dtype = weight.dtype
-        self.shape = weight.shape
-        self.buffer: torch.Tensor = torch.ops.vitkern_cpu.pack_weight(self.alias.flatten(1))
+        self.alias = source.detach()
+        self.address = source.data_ptr()
+        self.dtype = source.dtype
+        self.shape = source.shape
+        self.buffer = _pack(weight)
 
 
 _cache: dict[int, _Packed] = {}
 _lock = threading.Lock()
 
 
-def packed(weight: torch.Tensor) -> torch.Tensor | None:
+def _source(weight: Weight) -> torch.Tensor:
+    return weight.source if isinstance(weight, ConvertedWeight) else weight
+
+
+def _pack(weight: Weight) -> torch.Tensor:
+    run = torch.ops.vitkern_cpu
+    if isinstance(weight, Int8Weight):
+        values, scale = weight.quantized()
+        packed: torch.Tensor = run.pack_int8(values, scale, weight.low, weight.high, weight.levels)
+    else:
+        packed = run.pack_weight(_source(weight).detach().flatten(1))
+    return packed
+
+
+def operand(weight: Weight, trained: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What a kernel takes: the weight itself, and its packed form, which says how to multiply.
+
+    ``trained``: the call's gradient is wanted, so that a weight that requires one is about to
+    change.
+    """
+    if trained and weight.requires_grad:
+        return _source(weight), None
+    return _source(weight), packed(weight)
+
+
+def packed(weight: Weight) -> torch.Tensor | None:
     """The prepacked form of ``weight``, kept until the weight changes or dies; None = not cached.
 
     Keyed on the parameter's identity, its version (in-place updates, optimizer steps and
@@ -107,29 +142,31 @@ def packed(weight: torch.Tensor) -> torch.Tensor | None:
 
     Not cached, and packed in each call instead: while torch.compile traces; weights that are not
     parameters (they are likely temporaries), that are being trained, or that are inference tensors
-    (these have no version).
+    (these have no version). A converted weight is packed here then, for only it knows its form.
     """
-    if torch.compiler.is_compiling() or (weight.requires_grad and torch.is_grad_enabled()):
-        return None
+    source = _source(weight)
+    converted = source is not weight
+    if torch.compiler.is_compiling() or (source.requires_grad and torch.is_grad_enabled()):
+        return _pack(weight) if converted else None
     entry = _cache.get(id(weight))
     if (
         entry is not None
         and entry.owner() is weight
-        and entry.version == weight._version
-        and entry.address == weight.data_ptr()
-        and entry.dtype is weight.dtype
-        and entry.shape == weight.shape
+        and entry.version == source._version
+        and entry.address == source.data_ptr()
+        and entry.dtype is source.dtype
+        and entry.shape == source.shape
     ):
         return entry.buffer
-    if type(weight) is not torch.nn.Parameter or weight.is_inference():
-        return None
-    return _pack(weight)
+    if type(source) is not torch.nn.Parameter or source.is_inference():
+        return _pack(weight) if converted else None
+    return _keep(weight)
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
+def _keep(weight: Weight) -> torch.Tensor:
     key = id(weight)
 
-    def forget(owner: weakref.ref[torch.Tensor]) -> None:
+    def forget(owner: weakref.ref[Weight]) -> None:
         entry = _cache.get(key)
         if entry is not None and entry.owner is owner:
             del _cache[key]
@@ -153,10 +190,16 @@ def clear_packed() -> None:
 
 
 def drop_packed(weights: Iterable[torch.Tensor]) -> None:
-    """Drop the prepacked forms of these weights; the next call packs anew."""
+    """Drop all prepacked forms of these weights; the next call packs anew."""
+    gone = {id(weight) for weight in weights}
     with _lock:
-        for weight in weights:
-            _cache.pop(id(weight), None)
+        for key in [key for key, entry in _cache.items() if entry.source in gone]:
+            del _cache[key]
+
+
+def activation_levels() -> int:
+    """Steps of an activation's range in int8 products of the instruction set in use."""
+    return FULL_LEVELS
 
 
 def isas() -> list[str]:

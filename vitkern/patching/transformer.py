@@ -138,7 +138,7 @@ class Mlp(Adapter):
         norm = m.get("norm")
         if norm is not None and type(norm) is not nn.Identity:
             first, second = probe.linear(fc1, activation), probe.linear(fc2)
-            return Match(calls=[first, probe.layer_norm(norm, first.weight), second])
+            return Match(calls=[first, probe.layer_norm(norm, fc1._parameters["weight"]), second])
         return Match(calls=[probe.mlp(fc1, fc2, activation)])
 
     def plain(self, module: Any) -> bool:

@@ -182,7 +182,7 @@ class PatchMerging(Adapter):
         if reasons:
             return Match(reasons)
         reduction = probe.linear(m["reduction"])
-        return Match(calls=[probe.layer_norm(m["norm"], reduction.weight), reduction])
+        return Match(calls=[probe.layer_norm(m["norm"], reduction.x), reduction])
 
     def forward(self, swap: Swap, module: Any, x: torch.Tensor) -> torch.Tensor:
         m = module._modules

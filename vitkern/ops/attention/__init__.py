@@ -65,7 +65,7 @@ def attention(
         if bias is not None:
             _check.tensor("bias", bias, dims=(2, 4))
             _check_broadcast(bias, (batch, heads, queries, keys))
-        q, k, v, bias = _check.autocast(q, k, v, bias)  # type: ignore[assignment]
+        q, k, v, bias = _check.autocast(q, k, v, bias)
         _check.same("q", q, k=k, v=v, bias=bias)
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, q, (batch, keys))

@@ -10,6 +10,7 @@ from vitkern.ops.attention import attention
 from vitkern.ops.attention_block.call import AttentionBlockCall
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
+from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("attention_block", AttentionBlockCall, __name__)
 _NAMES = ("norm_weight", "norm_bias", "qkv_weight", "qkv_bias", "proj_weight", "proj_bias", "gamma")
@@ -19,9 +20,9 @@ def attention_block(
     x: torch.Tensor,
     norm_weight: torch.Tensor | None,
     norm_bias: torch.Tensor | None,
-    qkv_weight: torch.Tensor,
+    qkv_weight: torch.Tensor | ConvertedWeight,
     qkv_bias: torch.Tensor | None,
-    proj_weight: torch.Tensor,
+    proj_weight: torch.Tensor | ConvertedWeight,
     proj_bias: torch.Tensor | None,
     *,
     num_heads: int,
@@ -46,9 +47,10 @@ def attention_block(
         x: (B, N, C), float32, float64, bfloat16 or float16.
         norm_weight: (C,) or None; x's dtype, or float32 beside a half-precision x.
         norm_bias: (C,) or None; as ``norm_weight``.
-        qkv_weight: (3*C, C), x's dtype; outputs ordered (3, num_heads, head_dim).
+        qkv_weight: (3*C, C), x's dtype; or a :class:`~vitkern.ops.weights.ConvertedWeight`.
+            Outputs are ordered (3, num_heads, head_dim).
         qkv_bias: (3*C,), x's dtype, or None.
-        proj_weight: (C, C), x's dtype.
+        proj_weight: (C, C), as ``qkv_weight``.
         proj_bias: (C,), x's dtype, or None.
         num_heads: number of heads, a divisor of C.
         eps: added to the norm's biased variance.
@@ -69,6 +71,8 @@ def attention_block(
     c = x.shape[2]
     tensors = (norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, gamma)
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,))
+    _check.inference("qkv_weight", qkv_weight, x)
+    _check.inference("proj_weight", proj_weight, x)
     if _check.block(x, _NAMES, tensors, shapes):
         call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
         chosen = _OPERATOR.select(call, backend)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 
 class AttentionBlockCall(NamedTuple):
     """``x`` (B, N, C), ``qkv_weight`` (3*C, C), ``proj_weight`` (C, C), their biases.
@@ -16,9 +18,9 @@ class AttentionBlockCall(NamedTuple):
     x: torch.Tensor
     norm_weight: torch.Tensor | None
     norm_bias: torch.Tensor | None
-    qkv_weight: torch.Tensor
+    qkv_weight: torch.Tensor | ConvertedWeight
     qkv_bias: torch.Tensor | None
-    proj_weight: torch.Tensor
+    proj_weight: torch.Tensor | ConvertedWeight
     proj_bias: torch.Tensor | None
     gamma: torch.Tensor | None
     num_heads: int

@@ -7,13 +7,14 @@ import torch
 from vitkern.dispatch import Operator
 from vitkern.ops import _check, _epilogue
 from vitkern.ops.linear.call import LinearCall
+from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("linear", LinearCall, __name__)
 
 
 def linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | ConvertedWeight,
     bias: torch.Tensor | None = None,
     *,
     activation: str | None = None,
@@ -29,7 +30,7 @@ def linear(
 
     Args:
         x: (..., K), float32, float64, bfloat16 or float16.
-        weight: (N, K), x's dtype.
+        weight: (N, K), x's dtype; or a :class:`~vitkern.ops.weights.ConvertedWeight`.
         bias: (N,), x's dtype, or None.
         activation: None, "gelu", "gelu_tanh", "relu", "silu" or "quick_gelu".
         gamma: (N,) or None. Where its dtype is not x's the result is promoted, as in PyTorch.
@@ -48,7 +49,7 @@ def linear(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.tensor("weight", weight, dims=2)
+    _check.weight("weight", weight, x)
     width, inputs = weight.shape
     if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
@@ -63,7 +64,7 @@ def linear(
             _check.tensor("bias", bias)
             _check.shape("bias", bias, (width,), "weight's first dimension")
         _epilogue.check(x, width, gamma, residual)
-        x, weight, bias = _check.autocast(x, weight, bias)  # type: ignore[assignment]
+        x, weight, bias = _check.autocast(x, weight, bias)
         _check.same("x", x, weight=weight, bias=bias)
         if not _epilogue.fits(x, gamma, residual):
             call = LinearCall(x, weight, bias, activation, None, None)

@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 
 class LinearCall(NamedTuple):
     """``x`` (..., K), ``weight`` (N, K), ``bias`` and ``gamma`` (N,), ``residual`` (..., N)."""
 
     x: torch.Tensor
-    weight: torch.Tensor
+    weight: torch.Tensor | ConvertedWeight
     bias: torch.Tensor | None
     activation: str | None
     gamma: torch.Tensor | None

@@ -17,12 +17,10 @@ def supports(call: LinearCall) -> list[str]:
 
 def forward(call: LinearCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps what the activation was applied to, where the gradient depends on it."""
-    trained = needs_grad and call.weight.requires_grad
     save = needs_grad and (call.activation is not None or call.gamma is not None)
     y, pre = torch.ops.vitkern_cpu.linear(
         call.x,
-        call.weight,
-        None if trained else _cpu.packed(call.weight),
+        *_cpu.operand(call.weight, trained=needs_grad),
         call.bias,
         _cpu.ACTIVATIONS.index(call.activation),
         call.gamma,

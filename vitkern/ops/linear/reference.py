@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from vitkern.dispatch import Backend
 from vitkern.ops import _epilogue
 from vitkern.ops.linear.call import LinearCall
+from vitkern.ops.weights import product
 
 
 def reference(call: LinearCall) -> torch.Tensor:
     """``residual + gamma * activation(x @ weight.T + bias)``."""
-    y = F.linear(call.x, call.weight, call.bias)
+    y = product(call.x, call.weight, call.bias)
     return _epilogue.finish(_epilogue.activate(y, call.activation), call.gamma, call.residual)
 
 

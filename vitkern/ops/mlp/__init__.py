@@ -7,15 +7,16 @@ import torch
 from vitkern.dispatch import Operator
 from vitkern.ops import _check, _epilogue
 from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("mlp", MlpCall, __name__)
 
 
 def mlp(
     x: torch.Tensor,
-    weight1: torch.Tensor,
+    weight1: torch.Tensor | ConvertedWeight,
     bias1: torch.Tensor | None,
-    weight2: torch.Tensor,
+    weight2: torch.Tensor | ConvertedWeight,
     bias2: torch.Tensor | None,
     *,
     activation: str | None = "gelu",
@@ -30,9 +31,9 @@ def mlp(
 
     Args:
         x: (..., K), float32, float64, bfloat16 or float16.
-        weight1: (H, K), x's dtype.
+        weight1: (H, K), x's dtype; or a :class:`~vitkern.ops.weights.ConvertedWeight`.
         bias1: (H,), x's dtype, or None.
-        weight2: (N, H), x's dtype.
+        weight2: (N, H), as ``weight1``.
         bias2: (N,), x's dtype, or None.
         activation: None, "gelu" (exact), "gelu_tanh", "relu", "silu" or "quick_gelu".
         gamma: (N,) or None. Where its dtype is not x's the result is promoted, as in PyTorch.
@@ -51,8 +52,8 @@ def mlp(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.tensor("weight1", weight1, dims=2)
-    _check.tensor("weight2", weight2, dims=2)
+    _check.weight("weight1", weight1, x)
+    _check.weight("weight2", weight2, x)
     (hidden, inputs), width = weight1.shape, weight2.shape[0]
     if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
@@ -73,9 +74,7 @@ def mlp(
             _check.tensor("bias2", bias2)
             _check.shape("bias2", bias2, (width,), "weight2's first dimension")
         _epilogue.check(x, width, gamma, residual)
-        x, weight1, bias1, weight2, bias2 = _check.autocast(  # type: ignore[assignment]
-            x, weight1, bias1, weight2, bias2
-        )
+        x, weight1, bias1, weight2, bias2 = _check.autocast(x, weight1, bias1, weight2, bias2)
         _check.same("x", x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
         if not _epilogue.fits(x, gamma, residual):
             call = MlpCall(x, weight1, bias1, weight2, bias2, activation, None, None)

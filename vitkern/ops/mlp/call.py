@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 
 class MlpCall(NamedTuple):
     """``x`` (..., K), ``weight1`` (H, K), ``weight2`` (N, H), their biases (H,) and (N,).
@@ -14,9 +16,9 @@ class MlpCall(NamedTuple):
     """
 
     x: torch.Tensor
-    weight1: torch.Tensor
+    weight1: torch.Tensor | ConvertedWeight
     bias1: torch.Tensor | None
-    weight2: torch.Tensor
+    weight2: torch.Tensor | ConvertedWeight
     bias2: torch.Tensor | None
     activation: str | None
     gamma: torch.Tensor | None

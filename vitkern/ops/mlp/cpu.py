@@ -19,15 +19,11 @@ def supports(call: MlpCall) -> list[str]:
 
 def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps what the activation was applied to and, where there is a gamma, what it multiplied."""
-    trained1 = needs_grad and call.weight1.requires_grad
-    trained2 = needs_grad and call.weight2.requires_grad
     y, pre1, out2 = torch.ops.vitkern_cpu.mlp(
         call.x,
-        call.weight1,
-        None if trained1 else _cpu.packed(call.weight1),
+        *_cpu.operand(call.weight1, trained=needs_grad),
         call.bias1,
-        call.weight2,
-        None if trained2 else _cpu.packed(call.weight2),
+        *_cpu.operand(call.weight2, trained=needs_grad),
         call.bias2,
         _cpu.ACTIVATIONS.index(call.activation),
         call.gamma,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from vitkern.dispatch import Backend
 from vitkern.ops import _epilogue
 from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.weights import product
 
 
 def reference(call: MlpCall) -> torch.Tensor:
     """``residual + gamma * (activation(x @ weight1.T + bias1) @ weight2.T + bias2)``."""
-    hidden = _epilogue.activate(F.linear(call.x, call.weight1, call.bias1), call.activation)
-    return _epilogue.finish(F.linear(hidden, call.weight2, call.bias2), call.gamma, call.residual)
+    hidden = _epilogue.activate(product(call.x, call.weight1, call.bias1), call.activation)
+    return _epilogue.finish(product(hidden, call.weight2, call.bias2), call.gamma, call.residual)
 
 
 BACKEND = Backend(

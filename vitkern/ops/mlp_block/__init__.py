@@ -9,6 +9,7 @@ from vitkern.ops import _check, _epilogue
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.mlp import mlp
 from vitkern.ops.mlp_block.call import MlpBlockCall
+from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("mlp_block", MlpBlockCall, __name__)
 _NAMES = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "gamma")
@@ -18,9 +19,9 @@ def mlp_block(
     x: torch.Tensor,
     norm_weight: torch.Tensor | None,
     norm_bias: torch.Tensor | None,
-    weight1: torch.Tensor,
+    weight1: torch.Tensor | ConvertedWeight,
     bias1: torch.Tensor | None,
-    weight2: torch.Tensor,
+    weight2: torch.Tensor | ConvertedWeight,
     bias2: torch.Tensor | None,
     *,
     eps: float = 1e-5,
@@ -44,9 +45,9 @@ def mlp_block(
         x: (..., C), float32, float64, bfloat16 or float16.
         norm_weight: (C,) or None; x's dtype, or float32 beside a half-precision x.
         norm_bias: (C,) or None; as ``norm_weight``.
-        weight1: (H, C), x's dtype.
+        weight1: (H, C), x's dtype; or a :class:`~vitkern.ops.weights.ConvertedWeight`.
         bias1: (H,), x's dtype, or None.
-        weight2: (C, H), x's dtype.
+        weight2: (C, H), as ``weight1``.
         bias2: (C,), x's dtype, or None.
         eps: added to the norm's biased variance.
         activation: None, "gelu" (exact), "gelu_tanh", "relu", "silu" or "quick_gelu".
@@ -62,7 +63,8 @@ def mlp_block(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.tensor("weight1", weight1, dims=2)
+    _check.weight("weight1", weight1, x)
+    _check.inference("weight2", weight2, x)
     if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have a last dimension of at least 1, got {_check.shape_of(x)}")
     _epilogue.check_activation(activation)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 
 class MlpBlockCall(NamedTuple):
     """``x`` (..., C), ``weight1`` (H, C), ``weight2`` (C, H), their biases (H,) and (C,).
@@ -16,9 +18,9 @@ class MlpBlockCall(NamedTuple):
     x: torch.Tensor
     norm_weight: torch.Tensor | None
     norm_bias: torch.Tensor | None
-    weight1: torch.Tensor
+    weight1: torch.Tensor | ConvertedWeight
     bias1: torch.Tensor | None
-    weight2: torch.Tensor
+    weight2: torch.Tensor | ConvertedWeight
     bias2: torch.Tensor | None
     gamma: torch.Tensor | None
     activation: str | None

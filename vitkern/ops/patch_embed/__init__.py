@@ -58,7 +58,7 @@ def patch_embed(
     if bias is not None:
         _check.tensor("bias", bias)
         _check.shape("bias", bias, (dim,), "weight's first dimension")
-    images, weight, bias = _check.autocast(images, weight, bias)  # type: ignore[assignment]
+    images, weight, bias = _check.autocast(images, weight, bias)
     _check.same("images", images, weight=weight, bias=bias)
     y: torch.Tensor = _OPERATOR(PatchEmbedCall(images, weight, bias), backend)
     return y

@@ -70,9 +70,7 @@ def window_attention(
         if pad_value is not None:
             _check.tensor("pad_value", pad_value)
             _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
-        qkv, bias_table, pad_value = _check.autocast(  # type: ignore[assignment]
-            qkv, bias_table, pad_value
-        )
+        qkv, bias_table, pad_value = _check.autocast(qkv, bias_table, pad_value)
         _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value)
     if height % window[0] == 0 and width % window[1] == 0:
         pad_value = None

@@ -8,6 +8,7 @@ from vitkern.dispatch import Operator
 from vitkern.ops import _check
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
+from vitkern.ops.weights import ConvertedWeight
 from vitkern.ops.window_attention import window_attention
 from vitkern.ops.window_attention_block.call import WindowAttentionBlockCall
 
@@ -28,9 +29,9 @@ def window_attention_block(
     x: torch.Tensor,
     norm_weight: torch.Tensor | None,
     norm_bias: torch.Tensor | None,
-    qkv_weight: torch.Tensor,
+    qkv_weight: torch.Tensor | ConvertedWeight,
     qkv_bias: torch.Tensor | None,
-    proj_weight: torch.Tensor,
+    proj_weight: torch.Tensor | ConvertedWeight,
     proj_bias: torch.Tensor | None,
     bias_table: torch.Tensor | None = None,
     *,
@@ -60,9 +61,10 @@ def window_attention_block(
         x: (B, H, W, C), float32, float64, bfloat16 or float16.
         norm_weight: (C,) or None; x's dtype, or float32 beside a half-precision x.
         norm_bias: (C,) or None; as ``norm_weight``.
-        qkv_weight: (3*C, C), x's dtype; outputs ordered (3, num_heads, head_dim).
+        qkv_weight: (3*C, C), x's dtype; or a :class:`~vitkern.ops.weights.ConvertedWeight`.
+            Outputs are ordered (3, num_heads, head_dim).
         qkv_bias: (3*C,), x's dtype, or None.
-        proj_weight: (C, C), x's dtype.
+        proj_weight: (C, C), as ``qkv_weight``.
         proj_bias: (C,), x's dtype, or None.
         bias_table: ((2*wh-1)*(2*ww-1), num_heads), x's dtype, or None.
         num_heads: number of heads, a divisor of C.
@@ -98,6 +100,8 @@ def window_attention_block(
         bias_table,
     )
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (entries, num_heads))
+    _check.inference("qkv_weight", qkv_weight, x)
+    _check.inference("proj_weight", proj_weight, x)
     if _check.block(x, _NAMES, tensors, shapes):
         call = WindowAttentionBlockCall(
             x,

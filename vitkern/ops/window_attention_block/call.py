@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from vitkern.ops.weights import ConvertedWeight
+
 
 class WindowAttentionBlockCall(NamedTuple):
     """``x`` (B, H, W, C), ``qkv_weight`` (3*C, C), ``proj_weight`` (C, C), their biases.
@@ -17,9 +19,9 @@ class WindowAttentionBlockCall(NamedTuple):
     x: torch.Tensor
     norm_weight: torch.Tensor | None
     norm_bias: torch.Tensor | None
-    qkv_weight: torch.Tensor
+    qkv_weight: torch.Tensor | ConvertedWeight
     qkv_bias: torch.Tensor | None
-    proj_weight: torch.Tensor
+    proj_weight: torch.Tensor | ConvertedWeight
     proj_bias: torch.Tensor | None
     gamma: torch.Tensor | None
     bias_table: torch.Tensor | None

@@ -1,0 +1,221 @@
+"""Weights that products take in another form than their own: bfloat16 or int8.
+
+Ops that take a ``weight`` (``linear``, ``mlp``, the fused blocks) take one of these in its place.
+They are for inference, hold the parameter itself, and follow it: what is derived from it is made
+anew when its version or its memory changes. Autocast has no say over such a product.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+FULL_LEVELS = 255
+"""Steps of an activation's range where products of u8 and s8 are exact (VNNI, plain PyTorch)."""
+SAFE_LEVELS = 127
+"""Where two products are summed in 16 bits (AVX2): 2 * 127 * 127 fits, 2 * 255 * 127 does not."""
+
+
+class ConvertedWeight:
+    """A weight (N, K) and the form in which products take it.
+
+    It stands where ops expect the weight, and answers to what their checks ask of a tensor.
+
+    Attributes:
+        source: the weight itself, float32 or bfloat16.
+        form: "bfloat16" or "int8".
+    """
+
+    form: str
+    requires_grad = False
+
+    def __init__(self, source: torch.Tensor) -> None:
+        if not isinstance(source, torch.Tensor) or source.dim() != 2:
+            got = tuple(source.shape) if isinstance(source, torch.Tensor) else type(source).__name__
+            raise ValueError(f"source must be a tensor with 2 dimensions, got {got}")
+        if source.dtype not in (torch.float32, torch.bfloat16):
+            raise TypeError(f"source must be float32 or bfloat16, got {source.dtype}")
+        self.source = source
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, K)."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the activations that it goes with: that of the weight itself."""
+        return self.source.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is."""
+        return self.source.device
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether that is the CPU."""
+        return self.source.is_cpu
+
+    @property
+    def layout(self) -> torch.layout:
+        """The weight's."""
+        return self.source.layout
+
+    def dim(self) -> int:
+        """2."""
+        return 2
+
+    def of(self, source: torch.Tensor) -> ConvertedWeight:
+        """The same form of another weight; itself where the weight is its own."""
+        raise NotImplementedError
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``x @ weight.T + bias`` as this form defines it, in plain PyTorch: the reference."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{self.form}[{'x'.join(map(str, self.shape))}]"
+
+
+class Bfloat16Weight(ConvertedWeight):
+    """Operands rounded to bfloat16, products and sums in float32; activations stay float32."""
+
+    form = "bfloat16"
+
+    def of(self, source: torch.Tensor) -> Bfloat16Weight:
+        return self if source is self.source else Bfloat16Weight(source)
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        def rounded(t: torch.Tensor) -> torch.Tensor:
+            return t.to(torch.bfloat16).to(x.dtype)
+
+        return F.linear(rounded(x), rounded(self.source), bias)
+
+
+class Int8Weight(ConvertedWeight):
+    """Weights as int8 with a scale for each output channel, activations as unsigned integers.
+
+    Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", 2017 (arXiv 1712.05877). Weights are symmetric:
+    ``w ~ values * scale[:, None]``.
+    Activations are asymmetric: of the whole tensor, over the calibrated range ``(low, high)``, or,
+    where it is None, of each token over its own range. The range always includes 0.
+
+    Args:
+        source: (N, K), float32 or bfloat16.
+        low, high: the calibrated range of activations, or None for each token's own.
+        levels: how many steps a range is cut into; None is what this machine's kernels take.
+
+    Raises:
+        TypeError, ValueError: not such a weight; a range or levels that make no sense.
+    """
+
+    form = "int8"
+
+    def __init__(
+        self,
+        source: torch.Tensor,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        levels: int | None = None,
+    ) -> None:
+        super().__init__(source)
+        if (low is None) != (high is None):
+            raise ValueError("low and high must both be given, or neither")
+        if low is not None and high is not None:
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"low and high must be finite and in order, got {low} and {high}")
+            low, high = min(float(low), 0.0), max(float(high), 0.0)
+        if levels is None:
+            levels = native_levels()
+        if levels not in (SAFE_LEVELS, FULL_LEVELS):
+            raise ValueError(f"levels must be {SAFE_LEVELS} or {FULL_LEVELS}, got {levels}")
+        self.low, self.high, self.levels = low, high, levels
+        self._made: tuple[int, int] | None = None  # version and address that the values are of
+        self._values: torch.Tensor | None = None
+        self._scale: torch.Tensor | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether each token has its own range."""
+        return self.low is None
+
+    def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``values`` (N, K) int8, within -127 and 127, and ``scale`` (N,) float32."""
+        source = self.source
+        if not torch.compiler.is_compiling() and not source.is_inference():
+            made = (source._version, source.data_ptr())
+            if made != self._made:
+                self._values, self._scale = quantize_rows(source.detach())
+                self._made = made
+        if self._values is None or self._scale is None:
+            self._values, self._scale = quantize_rows(source.detach())
+        return self._values, self._scale
+
+    def of(self, source: torch.Tensor) -> Int8Weight:
+        if source is self.source:
+            return self
+        return Int8Weight(source, self.low, self.high, levels=self.levels)
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        values, scale = self.quantized()
+        weight = values.to(x.dtype) * scale.to(x.dtype)[:, None]
+        return F.linear(self.round(x), weight, bias)
+
+    def round(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (..., K) where its integers put it."""
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        if self.low is None or self.high is None:
+            low, high = wide.aminmax(dim=-1, keepdim=True)
+            low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+        else:
+            low, high = wide.new_tensor(self.low), wide.new_tensor(self.high)
+        step = (high - low) / self.levels
+        step = torch.where(step > 0, step, torch.ones_like(step))
+        zero = (-low / step).round()
+        q = ((wide / step).round() + zero).clamp(0, self.levels)
+        return ((q - zero) * step).to(x.dtype)
+
+    def __repr__(self) -> str:
+        how = "dynamic" if self.dynamic else f"{self.low:.4g}..{self.high:.4g}"
+        return f"{super().__repr__()} ({how})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Weight:
+        import copy
+
+        # Derived values are made again: copies of them would not know of which weight they are.
+        source = copy.deepcopy(self.source, memo)
+        return Int8Weight(source, self.low, self.high, levels=self.levels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": None, "_values": None, "_scale": None}
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of ``weight`` (N, K) as int8 in [-127, 127], and the scales (N,) float32."""
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1) / 127.0 if wide.shape[1] else wide.new_zeros(wide.shape[0])
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    values = (wide / safe[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return values, scale
+
+
+def product(
+    x: torch.Tensor, weight: torch.Tensor | ConvertedWeight, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """``x @ weight.T + bias`` in plain PyTorch, in the weight's form."""
+    if isinstance(weight, ConvertedWeight):
+        return weight.product(x, bias)
+    return F.linear(x, weight, bias)
+
+
+def native_levels() -> int:
+    """Steps of an activation's range that this machine's kernels take."""
+    from vitkern.ops import _cpu
+
+    return _cpu.activation_levels()
