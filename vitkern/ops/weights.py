@@ -148,13 +148,13 @@ class Int8Weight(ConvertedWeight):
     def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
         """``values`` (N, K) int8, within -127 and 127, and ``scale`` (N,) float32."""
         source = self.source
-        if not torch.compiler.is_compiling() and not source.is_inference():
-            made = (source._version, source.data_ptr())
-            if made != self._made:
-                self._values, self._scale = quantize_rows(source.detach())
-                self._made = made
-        if self._values is None or self._scale is None:
+        # Compiled code has to follow the weight by itself; inference tensors have no version.
+        if torch.compiler.is_compiling() or source.is_inference():
+            return quantize_rows(source.detach())
+        made = (source._version, source.data_ptr())
+        if made != self._made or self._values is None or self._scale is None:
             self._values, self._scale = quantize_rows(source.detach())
+            self._made = made
         return self._values, self._scale
 
     def of(self, source: torch.Tensor) -> Int8Weight:

@@ -28,6 +28,15 @@ What keeps working
       Compiled code keeps the decision of its first call: as ever with torch.compile, hooks added
       later are not seen. ``torch.fx`` tracing sees the original forward.
 
+Forms
+    ``patch(model, dtype=torch.bfloat16)`` and ``vitkern.quantize`` give each Linear below a patched
+    module a swap, too, which holds the form that products take its weight in: a
+    :class:`~vitkern.ops.weights.ConvertedWeight` of whatever parameter the Linear has. So all of
+    the above holds for forms: they are undone, copied and pickled with the swap, and follow their
+    parameter (int8 forms all changes but writes through ``.data[...]``). They are for inference:
+    where a gradient is wanted, products that would be in bfloat16 are computed in float32, and
+    those in int8 raise.
+
 What does not
     * ``copy.copy(module)`` and ``nn.DataParallel`` share the instance's ``__dict__``, so the copy's
       forward computes with the original: patch the copy again, or use ``deepcopy`` or DDP.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitkern import ops
-from vitkern.patching import parts
+from vitkern.patching import forms, parts
 
 
 def layer_norm(norm: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
@@ -23,7 +23,9 @@ def layer_norm(norm: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
 def linear(layer: nn.Module, x: torch.Tensor, backend: str | None, **epilogue: Any) -> torch.Tensor:
     """A linear layer, with whatever the op can do in the same pass."""
     p: Any = layer._parameters
-    return ops.linear(x, p["weight"], p["bias"], backend=backend, **epilogue)
+    others = epilogue.get("gamma"), epilogue.get("residual")
+    (weight,) = forms.weights((layer,), x, *others)
+    return ops.linear(x, weight, p["bias"], backend=backend, **epilogue)
 
 
 def project(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight
 from vitkern.patching.adapter import Adapter
 from vitkern.patching.classes import title
 from vitkern.patching.registry import adapters
@@ -34,6 +35,8 @@ class Swap:
         name: the module's name in the model that was patched, for messages.
         units: children that were patched too, and must still be, with the same backend, for this
             module to bypass them.
+        form: of a Linear, the form in which products take its weight; None is its own.
+        under: the form that it had before this one.
     """
 
     def __init__(
@@ -43,12 +46,16 @@ class Swap:
         backend: str | None,
         name: str,
         units: tuple[str, ...],
+        form: ConvertedWeight | None = None,
+        under: ConvertedWeight | None = None,
     ) -> None:
         self._owner = weakref.ref(module)
         self.adapter = adapter
         self.backend = backend
         self.name = name
         self.units = units
+        self.form = form
+        self.under = under
         self._snapshot: Snapshot | None = None
         self._warned: set[str] = set()
 
@@ -74,6 +81,21 @@ class Swap:
     def owner(self) -> nn.Module | None:
         """The module, if it still exists."""
         return self._owner()
+
+    def converted(self, weight: torch.Tensor) -> torch.Tensor | ConvertedWeight:
+        """The layer's weight in its form; ``weight`` is what the layer has now."""
+        form = self.form
+        if form is None or (type(form) is Bfloat16Weight and weight.dtype is not torch.float32):
+            return weight
+        converted = form.of(weight)
+        # Kept, so that it is made once. Other tensors stand in for the parameter for a while only.
+        if (
+            converted is not form
+            and type(weight) is nn.Parameter
+            and not torch.compiler.is_compiling()
+        ):
+            self.form = converted
+        return converted
 
     def _may_fuse(self) -> bool:
         """Whether the module is as the adapter wants it, and no hook would be bypassed."""
@@ -110,7 +132,9 @@ class Swap:
         return f"<vitkern {self.adapter.name} of {self.name!r}, backend={self.backend!r}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Swap:
-        return Swap(copy.deepcopy(self._module(), memo), *self._options())
+        adapter, backend, name, units, *forms = self._options()
+        module = copy.deepcopy(self._module(), memo)
+        return Swap(module, adapter, backend, name, units, *copy.deepcopy(forms, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         adapter, *options = self._options()
@@ -122,8 +146,12 @@ class Swap:
             raise ReferenceError(f"the patched module {self.name!r} no longer exists")
         return module
 
-    def _options(self) -> tuple[Adapter, str | None, str, tuple[str, ...]]:
-        return self.adapter, self.backend, self.name, self.units
+    def _options(
+        self,
+    ) -> tuple[
+        Adapter, str | None, str, tuple[str, ...], ConvertedWeight | None, ConvertedWeight | None
+    ]:
+        return self.adapter, self.backend, self.name, self.units, self.form, self.under
 
 
 def _callers_level() -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitkern import ops
-from vitkern.patching import compute, parts, probe
+from vitkern.patching import compute, forms, parts, probe
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.classes import loaded, title
 
@@ -166,18 +166,20 @@ class Mlp(Adapter):
             y = compute.layer_norm(norm, x, backend)
             return self.perceptron(module, y, backend, scale=scale, drop_path=drop_path, residual=x)
         m = module._modules
-        n, first, second = norm._parameters, m["fc1"]._parameters, m["fc2"]._parameters
+        fc1, fc2, n = m["fc1"], m["fc2"], norm._parameters
+        gamma = None if scale is None else parts.gamma(scale)
+        first, second = forms.weights((fc1, fc2), x, n["weight"], n["bias"], gamma)
         return ops.mlp_block(
             x,
             n["weight"],
             n["bias"],
-            first["weight"],
-            first["bias"],
-            second["weight"],
-            second["bias"],
+            first,
+            fc1._parameters["bias"],
+            second,
+            fc2._parameters["bias"],
             eps=norm.eps,  # type: ignore[arg-type]
             activation=parts.activation(m["act"]),
-            gamma=None if scale is None else parts.gamma(scale),
+            gamma=gamma,
             backend=backend,
         )
 
@@ -205,15 +207,16 @@ class Mlp(Adapter):
                 h, fc2, m["drop2"], backend, scale=scale, drop_path=drop_path, residual=residual
             )
         dropping = drop_path is not None and parts.active(drop_path)
-        first, second = fc1._parameters, fc2._parameters
+        gamma = None if scale is None else parts.gamma(scale)
+        first, second = forms.weights((fc1, fc2), x, gamma, residual)
         y = ops.mlp(
             x,
-            first["weight"],
-            first["bias"],
-            second["weight"],
-            second["bias"],
+            first,
+            fc1._parameters["bias"],
+            second,
+            fc2._parameters["bias"],
             activation=parts.activation(m["act"]),
-            gamma=None if scale is None else parts.gamma(scale),
+            gamma=gamma,
             residual=None if dropping else residual,
             backend=backend,
         )
@@ -290,19 +293,21 @@ class Block(Adapter):
         attn = m["attn"]
         a = attn._modules
         if bias is None and self.attention.plain(attn) and not parts.active(m["drop_path1"]):
-            norm, qkv, proj = m["norm1"]._parameters, a["qkv"]._parameters, a["proj"]._parameters
+            norm, gamma = m["norm1"]._parameters, parts.gamma(m["ls1"])
+            layers = a["qkv"], a["proj"]
+            qkv, proj = forms.weights(layers, x, norm["weight"], norm["bias"], gamma)
             x = ops.attention_block(
                 x,
                 norm["weight"],
                 norm["bias"],
-                qkv["weight"],
-                qkv["bias"],
-                proj["weight"],
-                proj["bias"],
+                qkv,
+                a["qkv"]._parameters["bias"],
+                proj,
+                a["proj"]._parameters["bias"],
                 num_heads=attn.num_heads,
                 eps=m["norm1"].eps,
                 scale=self.attention.scale(attn),
-                gamma=parts.gamma(m["ls1"]),
+                gamma=gamma,
                 backend=backend,
             )
         else:

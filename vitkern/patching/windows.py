@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitkern import ops
-from vitkern.patching import compute, parts, probe
+from vitkern.patching import compute, forms, parts, probe
 from vitkern.patching.adapter import Adapter, Match
 from vitkern.patching.classes import loaded, title
 from vitkern.patching.transformer import Mlp, branch_reasons, child_match
@@ -106,16 +106,18 @@ class SwinBlock(Adapter):
         if dropping or qkv["weight"].shape[0] != 3 * qkv["weight"].shape[1]:
             x = self.attend(module, x, backend)
         else:
-            norm = m["norm1"]._parameters
+            norm, table = m["norm1"]._parameters, attn._parameters[TABLE]
+            layers = attn._modules["qkv"], attn._modules["proj"]
+            weights = forms.weights(layers, x, norm["weight"], norm["bias"], table)
             x = ops.window_attention_block(
                 x,
                 norm["weight"],
                 norm["bias"],
-                qkv["weight"],
+                weights[0],
                 qkv["bias"],
-                proj["weight"],
+                weights[1],
                 proj["bias"],
-                attn._parameters[TABLE],
+                table,
                 num_heads=attn.num_heads,
                 window_size=window,
                 shift_size=module.shift_size,
