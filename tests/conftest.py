@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 # Inductor imports it, which fails where pip was imported first (Python < 3.12).
 import setuptools  # noqa: F401
 import torch
+
+from vitkern.dispatch.measured import STORE
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_decisions_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What was measured on this machine chooses no backend in tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITKERN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        STORE.forget()
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The parameters of the build, in one place.
 
-Environment variables (all of them; none changes a result, only what is built and how):
+Environment variables (all that vitkern reads; none changes what a backend computes). First those
+of the build:
 
 ``VITKERN_BUILD_CPU``
     ``auto`` (default): build the CPU library if a C++ compiler and torch are there, else install
@@ -19,6 +20,13 @@ Environment variables (all of them; none changes a result, only what is built an
     Compiler processes at a time (default: one per core this process may use).
 ``SOURCE_DATE_EPOCH``
     The date recorded in the build information, for reproducible builds.
+
+At run time (vitkern/dispatch/measured/environment.py):
+
+``VITKERN_CACHE_DIR``
+    The folder for what ``vitkern tune`` measured (default: ``vitkern`` in the user's cache folder).
+``XDG_CACHE_HOME``
+    The user's cache folder (default: ``~/.cache``).
 
 torch has to be in the build environment for the kernels to be built, which means
 ``pip install --no-build-isolation``. The library uses torch's stable ABI only: one binary serves

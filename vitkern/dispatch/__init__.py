@@ -2,6 +2,7 @@
 
 from vitkern.dispatch.backend import Backend
 from vitkern.dispatch.errors import UnknownBackend, UnsupportedInput
+from vitkern.dispatch.measured import measuring
 from vitkern.dispatch.operator import OPERATORS, Operator
 from vitkern.dispatch.override import active_backend, check_backend_name, use_backend
 
@@ -13,5 +14,6 @@ __all__ = [
     "UnsupportedInput",
     "active_backend",
     "check_backend_name",
+    "measuring",
     "use_backend",
 ]

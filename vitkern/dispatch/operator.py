@@ -10,6 +10,7 @@ import torch
 
 from vitkern.dispatch.backend import Backend, Tensors
 from vitkern.dispatch.errors import UnsupportedInput
+from vitkern.dispatch.measured import choice
 from vitkern.dispatch.override import active_backend, check_backend_name
 
 CallT = TypeVar("CallT", bound=tuple[Any, ...])
@@ -55,6 +56,10 @@ class Operator(Generic[CallT]):
     def select(self, call: CallT, backend: str | None = None) -> Backend:
         """The backend that will compute ``call``.
 
+        The one asked for by name; else the one that was measured to be the fastest for such calls
+        (:mod:`vitkern.dispatch.measured`); else the first in the fixed order cuda, triton, cpu,
+        others by name, eager. Always one that does not refuse.
+
         Raises:
             UnsupportedInput: a backend asked for by name refuses; lists why.
             UnknownBackend: no op has a backend of that name.
@@ -69,6 +74,10 @@ class Operator(Generic[CallT]):
             if reasons:
                 raise UnsupportedInput(self.name, call, {asked: reasons})
             return chosen
+        if not torch.compiler.is_compiling():  # what was timed is not what compiled code runs
+            measured = choice(self, call)
+            if measured is not None:
+                return measured
         for candidate in self.backends.values():
             if not candidate.supports(call):
                 return candidate
@@ -80,7 +89,10 @@ class Operator(Generic[CallT]):
 
     def __call__(self, call: CallT, backend: str | None = None) -> Any:
         """Compute ``call`` on the selected backend, differentiably."""
-        chosen = self.select(call, backend)
+        return self.compute(self.select(call, backend), call)
+
+    def compute(self, chosen: Backend, call: CallT) -> Any:
+        """Compute ``call`` on a backend that takes it, differentiably."""
         if chosen.backward is None:
             return chosen.forward(call, False)[0]
         if torch.is_grad_enabled() and any(

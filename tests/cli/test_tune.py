@@ -1,0 +1,90 @@
+"""``vitkern tune``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vitkern import cli
+from vitkern.bench import models
+from vitkern.dispatch.measured import STORE, timing
+
+MODEL = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of its own, and no waiting for a clock."""
+
+    def in_turns(runs: timing.Runs, static: str) -> timing.Seconds:
+        return {name: [1.0] * 9 for name in runs}
+
+    monkeypatch.setattr(timing, "in_turns", in_turns)
+    monkeypatch.setenv("VITKERN_CACHE_DIR", str(tmp_path / "cache"))
+    STORE.forget()
+    yield tmp_path / "cache"
+    STORE.forget()
+
+
+def test_a_table_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tune", MODEL, "--batch", "1", "2"]) == 0
+    text = capsys.readouterr().out
+    assert f"{MODEL}, batch 1" in text
+    assert f"{MODEL}, batch 2" in text
+    assert text.count("kinds of calls") + text.count("nothing to tune") == 2
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_json(tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "t.json"
+    options = ["--train"] if train else []
+    assert cli.main(["tune", MODEL, "--json", str(target), *options]) == 0
+    document = json.loads(target.read_text())
+    assert document["kind"] == "tune"
+    (entry,) = document["rows"]
+    assert entry["row"] == {
+        "model": MODEL, "batch": 1, "mode": "train" if train else "eval", "dtype": "float32",
+    }  # fmt: skip
+    assert all(use["trained"] == train for use in entry["uses"])
+    assert str(tmp_path) not in target.read_text()
+    capsys.readouterr()
+    assert cli.main(["tune", MODEL, "--json", "-", *options]) == 0
+    (again,) = json.loads(capsys.readouterr().out)["rows"]
+    assert [use["op"] for use in again["uses"]] == [use["op"] for use in entry["uses"]]
+    assert all(use["cached"] for use in again["uses"] if use["decision"] is not None)
+
+
+def test_clear(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.mkdir()
+    (folder / "decisions-0123456789abcdef.json").write_text("{}")
+    assert cli.main(["tune", "--clear"]) == 0
+    assert capsys.readouterr().out == "forgot 1 file of decisions\n"
+    assert cli.main(["tune", "--clear", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == []
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "MODEL or --clear is required"),
+        (["vit_tinny_patch16_224"], f"did you mean {MODEL}"),
+        ([MODEL, "--json", "/dev/null/x.json"], "--json: cannot write"),
+    ],
+)
+def test_errors_are_one_line_and_come_first(
+    argv: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(row: object) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(models, "build", build)
+    assert cli.main(["tune", *argv]) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

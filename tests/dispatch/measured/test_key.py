@@ -1,0 +1,93 @@
+"""Which calls are alike, and keys as text."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from vitkern.dispatch.measured.key import from_text, key_of, to_text
+
+
+class Call(NamedTuple):
+    x: Any
+    weight: Any = None
+    size: Any = (2, 3)
+    eps: Any = 1e-5
+
+
+class Converted:
+    """As a weight in another form."""
+
+    form = "int8"
+    dtype = torch.float32
+
+    def __init__(self, rows: int) -> None:
+        self.shape = torch.Size((rows, 4))
+
+
+X = torch.zeros(2, 4)
+
+
+def test_equal_calls_have_equal_keys() -> None:
+    assert key_of("op", Call(X)) == key_of("op", Call(torch.ones(2, 4)))
+    assert key_of("op", Call(X)) != key_of("other", Call(X))
+    assert key_of("op", Call(X, Converted(3))) == key_of("op", Call(X, Converted(3)))
+    assert key_of("op", Call(X, Converted(3))) != key_of("op", Call(X, Converted(5)))
+    assert key_of("op", Call(X, Converted(3))) != key_of("op", Call(X, torch.zeros(3, 4)))
+
+
+def test_a_gradient_counts_where_it_is_wanted() -> None:
+    trained = Call(torch.zeros(2, 4, requires_grad=True))
+    assert key_of("op", trained) != key_of("op", Call(X))
+    with torch.no_grad():
+        assert key_of("op", trained) == key_of("op", Call(X))
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(X, object()),
+        Call(X, size=[2, 3]),
+        Call(X, size=([2], 3)),
+        Call(None),
+        Call(X.to_sparse()),
+        Call(torch.nested.nested_tensor([X], layout=torch.jagged)),
+        Call(X.as_subclass(Subclass)),
+        Call(X.to("meta")),
+    ],
+    ids=["object", "list", "list-in-tuple", "no-tensor", "sparse", "nested", "subclass", "meta"],
+)
+def test_about_some_calls_nothing_can_be_decided(call: Call) -> None:
+    assert key_of("op", call) is None
+
+
+@pytest.mark.parametrize("call", [Call(X), Call(X, Converted(3)), Call(X.T, X, None, 0.25)])
+def test_text_and_back(call: Call) -> None:
+    key = key_of("op", call)
+    assert key is not None
+    text = to_text(key)
+    assert text is not None
+    assert "torch" not in text
+    assert from_text(text) == key
+    assert hash(from_text(text)) == hash(key)
+
+
+@pytest.mark.parametrize("eps", [float("inf"), float("nan")])
+def test_some_keys_have_no_text(eps: float) -> None:
+    key = key_of("op", Call(X, eps=eps))
+    assert key is not None
+    assert to_text(key) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "(", "1", "()", "('op', 'cpu', 1)", "exit()", "({},)", "(1, 2, 3, 4)"]
+)
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        from_text(text)

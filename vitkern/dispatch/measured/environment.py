@@ -1,0 +1,103 @@
+"""Where decisions are kept, and what they hold for: machine, versions, build.
+
+``VITKERN_CACHE_DIR`` and ``XDG_CACHE_HOME`` say where; vitkern/_build/parameters.py lists all
+environment variables.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitkern._library import load
+
+SCHEMA = 1
+"""Raised when keys or files change their meaning."""
+
+_FIELDS = "model name|cpu family|model|stepping|CPU implementer|CPU part|CPU variant|CPU revision"
+
+
+def cache_folder() -> Path | None:
+    """``$VITKERN_CACHE_DIR``, else ``vitkern`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    None where there is no home either. The folder need not exist.
+    """
+    named = os.environ.get("VITKERN_CACHE_DIR")
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # its specification: relative ones are to be ignored
+        return Path(base) / "vitkern"
+    try:
+        return Path.home() / ".cache" / "vitkern"
+    except RuntimeError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """What a decision depends on beside the call. Names neither the host nor its user."""
+    status = load()
+    return {
+        "schema": SCHEMA,
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": _cores(),
+        "torch": torch.__version__,
+        "torch_build": _digest(torch.__config__.show().encode()),
+        "vitkern": _version() or status.build.get("vitkern"),
+        "library": _file_digest(status.path) if status.available else None,
+        "isa": str(torch.ops.vitkern_cpu.isa()) if status.available else None,
+    }
+
+
+def file_name(found: dict[str, Any]) -> str:
+    """The name of the file for an environment."""
+    return f"decisions-{_digest(json.dumps(found, sort_keys=True).encode())}.json"
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("vitkern")
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a source tree that was never installed
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+@functools.cache
+def _file_digest(path: Path) -> str:
+    """Of the contents: dates and sizes do not tell two builds apart."""
+    return _digest(path.read_bytes())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _processor() -> str:
+    """The first processor's name and generation."""
+    if sys.platform == "linux":
+        try:
+            first = Path("/proc/cpuinfo").read_text().strip().split("\n\n")[0]
+        except OSError:
+            first = ""
+        found = re.findall(rf"^({_FIELDS})\s*: (.*)$", first, re.M)
+        if found:
+            return ", ".join(f"{name} {value}" for name, value in found)
+    return platform.processor() or "unknown"

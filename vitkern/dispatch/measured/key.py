@@ -1,0 +1,105 @@
+"""Which calls are alike: one decision holds for all of them."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from typing import Any
+
+import torch
+
+Key = tuple[Any, ...]
+"""The op's name, device, threads, then an entry a field. Hashable, of plain Python values."""
+
+_PLAIN = frozenset((type(None), bool, int, float, str, tuple))
+_Parameter = torch.nn.Parameter
+_STRIDED = torch.strided
+
+
+def key_of(op: str, call: tuple[Any, ...]) -> Key | None:
+    """The key of a call; None where no decision can be made about it.
+
+    A tensor counts with its shape, dtype, whether it is contiguous, whether it is a parameter (the
+    packed form of one is kept) and whether a gradient of it is wanted; a weight in another form
+    (``vitkern.ops.weights``) with form, shape and dtype. Tensors of other classes stand for
+    something else, and are not timed.
+    """
+    wanted = torch.is_grad_enabled()
+    device = None
+    parts: list[Any] = []
+    try:
+        for value in call:
+            cls = type(value)
+            if cls is torch.Tensor or cls is _Parameter:
+                if value.layout is not _STRIDED:
+                    return None
+                if device is None:
+                    device = "cpu" if value.is_cpu else _device(value.device)
+                grad = wanted and value.requires_grad
+                dtype = _name(value.dtype)
+                parts.append((value.shape, dtype, value.is_contiguous(), cls is _Parameter, grad))
+            elif cls in _PLAIN:
+                parts.append(value)
+            else:
+                parts.append((value.form, value.shape, _name(value.dtype)))
+        key = (op, device, torch.get_num_threads(), *parts)
+        hash(key)
+    except (AttributeError, RuntimeError, TypeError):  # unknown objects, nested tensors
+        return None
+    return None if device is None or device == "meta" else key
+
+
+def wants_gradient(call: tuple[Any, ...]) -> bool:
+    """Whether the result of the call has to be differentiable."""
+    return torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in call
+    )
+
+
+def to_text(key: Key) -> str | None:
+    """The key for a file; None where it could not be read back (infinite numbers)."""
+    text = repr(_plain(key))
+    try:
+        return text if from_text(text) == key else None
+    except ValueError:
+        return None
+
+
+def from_text(text: str) -> Key:
+    """What ``to_text`` wrote.
+
+    Raises:
+        ValueError: no such text.
+    """
+    try:
+        key = ast.literal_eval(text)
+        hash(key)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"not a key: {text[:80]!r}") from error
+    if not isinstance(key, tuple) or len(key) < 4 or not isinstance(key[0], str):
+        raise ValueError(f"not a key: {text[:80]!r}")
+    return key
+
+
+def first_shape(key: Key) -> Any:
+    """The shape of the call's first field, where that is a tensor."""
+    first = key[3]
+    return first[0] if isinstance(first, tuple) and first else None
+
+
+def _plain(value: Any) -> Any:
+    """Without ``torch.Size``, whose text is not Python's."""
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+@functools.cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def _device(device: torch.device) -> str:
+    """The kind of device, and which: two cards of one machine may differ."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return device.type

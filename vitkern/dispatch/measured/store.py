@@ -1,0 +1,106 @@
+"""The decisions of this process: read from disk once, at the first automatic choice."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
+from vitkern.dispatch.measured.file import Decision, DecisionFile
+from vitkern.dispatch.measured.key import Key, first_shape
+
+Overrides = dict[str, dict[Any, dict[Key, str]]]
+"""By op and by the shape of the first argument: the backends that differ from the fixed order."""
+
+
+class Store:
+    """Decisions by key, and quick access to the few that matter.
+
+    Attributes:
+        overrides: replaced, never changed, so that readers need no lock; None before ``load``.
+    """
+
+    def __init__(self) -> None:
+        self.overrides: Overrides | None = None
+        self._lock = threading.RLock()
+        self._file: DecisionFile | None = None
+        self._decisions: dict[Key, Decision] = {}
+        self._unsaved: dict[Key, Decision] = {}
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None where there is no folder for it, or before ``load``."""
+        return None if self._file is None else self._file.path
+
+    def load(self) -> Overrides:
+        """Read what is on disk, unless that was done."""
+        with self._lock:
+            if self.overrides is None:
+                self.overrides = {}  # first: whatever goes wrong, it goes wrong once
+                self._open(only_if_any=True)
+            return self.overrides
+
+    def reopen(self) -> None:
+        """Read again, for the environment that there is now, and what others have added."""
+        with self._lock:
+            self._open(only_if_any=False)
+
+    def get(self, key: Key) -> Decision | None:
+        """The decision about this kind of call."""
+        return self._decisions.get(key)
+
+    def add(self, key: Key, decision: Decision) -> None:
+        """Use a decision from now on; ``save`` writes it."""
+        with self._lock:
+            self._decisions[key] = self._unsaved[key] = decision
+            self._index()
+
+    def save(self) -> None:
+        """Write what is new; what cannot be written is tried again the next time."""
+        with self._lock:
+            if self._unsaved and self._file is not None and self._file.update(self._unsaved):
+                self._unsaved = {}
+
+    def clear(self) -> int:
+        """Forget all decisions, of all environments, on disk too; returns how many files went.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        with self._lock:
+            self._decisions, self._unsaved, self.overrides = {}, {}, {}
+            folder = cache_folder()
+            files = list(folder.glob("decisions-*.json")) if folder is not None else []
+            for path in files:
+                path.unlink(missing_ok=True)
+            return len(files)
+
+    def forget(self) -> None:
+        """As in a new process: nothing is known, and the next choice reads from disk."""
+        with self._lock:
+            self._decisions, self._unsaved, self._file, self.overrides = {}, {}, None, None
+
+    def _open(self, *, only_if_any: bool) -> None:
+        folder = cache_folder()
+        if folder is None or (only_if_any and not any(folder.glob("decisions-*.json"))):
+            return  # without a look at the library: most processes have no decisions
+        found = environment()
+        path = folder / file_name(found)
+        if path != self.path:
+            self._decisions, self._unsaved = {}, {}
+        self._file = DecisionFile(path, found)
+        self._decisions = {**self._file.read(), **self._unsaved}
+        self._index()
+
+    def _index(self) -> None:
+        overrides: Overrides = {}
+        for key, decision in self._decisions.items():
+            if decision.winner != decision.static:
+                shapes = overrides.setdefault(key[0], {})
+                shapes.setdefault(first_shape(key), {})[key] = decision.winner
+        self.overrides = overrides
+
+
+STORE = Store()
+"""A cache, for the whole process."""
