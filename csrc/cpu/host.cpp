@@ -125,6 +125,8 @@ void set_isa(std::string name) {
   STD_TORCH_CHECK(false, "vitkern: no instruction set '", name, "' runs here; there are ", isas());
 }
 
+int64_t activation_levels() { return kernels().activation_levels; }
+
 double peak_gflops(double seconds, bool all_threads) {
   using Clock = std::chrono::steady_clock;
   const int64_t threads = all_threads ? torch::stable::get_num_threads() : 1;
@@ -146,6 +148,21 @@ void ask_for_huge_pages(void* memory, size_t bytes) {
   const uintptr_t end = ((uintptr_t)memory + bytes) / kHugePage * kHugePage;
   if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #endif
+}
+
+Weight weight_of(const Tensor& weight, const Maybe& packed) {
+  Weight w{data(weight), data(packed), packed ? packed->numel() : 0, weight.size(0), weight.size(1), Form::native};
+  if (!packed || w.packed_bytes < (int64_t)sizeof(PackedHeader)) return w;
+  const PackedHeader& header = *(const PackedHeader*)w.packed;
+  if (header.magic != kPackedMagic) return w;
+  w.form = (Form)header.form;
+  // Other forms are packed anew where the buffer does not fit; this one needs what only the buffer has.
+  const Kernels& k = kernels();
+  STD_TORCH_CHECK(w.form != Form::int8 ||
+                      (header.out == w.out && header.in == w.in && header.width == k.width && header.panel == k.panel &&
+                       w.packed_bytes == k.packed_bytes(Type::f32, Form::int8, w.out, w.in)),
+                  "vitkern: an int8 weight that was packed for another weight or instruction set");
+  return w;
 }
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
@@ -173,6 +190,7 @@ STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CompositeExplicitAutograd, m) {
   m.impl("isas", TORCH_BOX(&isas));
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("set_isa", TORCH_BOX(&set_isa));
+  m.impl("activation_levels", TORCH_BOX(&activation_levels));
   m.impl("peak_gflops", TORCH_BOX(&peak_gflops));
 }
 

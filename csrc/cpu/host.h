@@ -51,10 +51,8 @@ inline std::vector<int64_t> sizes_of(const Tensor& t) {
   return {t.sizes().begin(), t.sizes().end()};
 }
 
-// A weight (out, in) with its prepacked form; the tensors outlive the struct.
-inline Weight weight_of(const Tensor& weight, const Maybe& packed) {
-  return {data(weight), data(packed), packed ? packed->numel() : 0, weight.size(0), weight.size(1)};
-}
+// A weight (out, in) with its prepacked form, which says how to multiply; the tensors outlive the struct.
+Weight weight_of(const Tensor& weight, const Maybe& packed);
 
 // x (..., columns) as rows that are `stride` elements apart, without a copy where it allows that.
 struct RowsView {

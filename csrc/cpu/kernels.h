@@ -17,7 +17,10 @@ struct Kernels {
   double (*fma_flops)(int64_t rounds);  // does nothing but FMAs; returns how many operations it did
 
   void (*pack_weight)(const Runtime&, const PackArgs&);
-  int64_t (*packed_bytes)(Type, int64_t out, int64_t in);
+  void (*pack_int8)(const Runtime&, const PackInt8Args&);
+  int64_t (*packed_bytes)(Type, Form, int64_t out, int64_t in);
+  int width, panel;  // floats in a vector, and columns in a panel of a packed weight
+  int activation_levels;  // steps of the range of an int8 product's activations
 
   void (*linear)(const Runtime&, const LinearArgs&);
   void (*linear_backward)(const Runtime&, const LinearBackwardArgs&);

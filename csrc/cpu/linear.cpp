@@ -4,11 +4,33 @@
 namespace vitkern {
 namespace {
 
-Tensor pack_weight(Tensor weight) {
+int64_t packed_bytes(int64_t form, bool bfloat16_weight, int64_t out, int64_t in) {
+  return kernels().packed_bytes(bfloat16_weight ? Type::bf16 : Type::f32, (Form)form, out, in);
+}
+
+Tensor pack_weight(Tensor weight, bool bfloat16) {
   weight = dense(weight);
   const Kernels& k = kernels();
-  Tensor packed = empty(weight, {k.packed_bytes(type_of(weight), weight.size(0), weight.size(1))}, ScalarType::Byte);
-  k.pack_weight(runtime(), {type_of(weight), data(weight), weight.size(0), weight.size(1), data(packed)});
+  const Form form = bfloat16 ? Form::bf16 : Form::native;
+  const int64_t out = weight.size(0), in = weight.size(1);
+  Tensor packed = empty(weight, {k.packed_bytes(type_of(weight), form, out, in)}, ScalarType::Byte);
+  k.pack_weight(runtime(), {type_of(weight), form, data(weight), out, in, data(packed)});
+  return packed;
+}
+
+Tensor pack_int8(Tensor values, Tensor scale, std::optional<double> low, std::optional<double> high, int64_t levels) {
+  values = dense(values);
+  scale = dense(scale);
+  const Kernels& k = kernels();
+  const int64_t out = values.size(0), in = values.size(1);
+  STD_TORCH_CHECK(values.scalar_type() == ScalarType::Char && scale.scalar_type() == ScalarType::Float &&
+                      scale.numel() == out,
+                  "pack_int8: values must be int8 and scale float32, one for each row");
+  STD_TORCH_CHECK(levels >= 1 && levels <= k.activation_levels, "pack_int8: levels must be 1 to ", k.activation_levels,
+                  ", got ", levels);
+  Tensor packed = empty(values, {k.packed_bytes(Type::f32, Form::int8, out, in)}, ScalarType::Byte);
+  k.pack_int8(runtime(), {(const int8_t*)data(values), (const float*)data(scale), out, in, !low, (float)low.value_or(0),
+                          (float)high.value_or(0), (int32_t)levels, data(packed)});
   return packed;
 }
 
@@ -94,8 +116,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward(
 
 }  // namespace
 
+STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CompositeExplicitAutograd, m) {
+  m.impl("packed_bytes", TORCH_BOX(&packed_bytes));
+}
+
 STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CPU, m) {
   m.impl("pack_weight", TORCH_BOX(&pack_weight));
+  m.impl("pack_int8", TORCH_BOX(&pack_int8));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_backward", TORCH_BOX(&linear_backward));
   m.impl("mlp", TORCH_BOX(&mlp));

@@ -39,9 +39,16 @@ def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]
         if tensor.layout is not _STRIDED:
             return [f"layout {tensor.layout}; takes strided tensors"]
-        if isinstance(tensor, ConvertedWeight):
-            return ["no kernel for converted weights yet"]
+        if isinstance(tensor, Int8Weight) and tensor.levels > activation_levels():
+            return [_too_fine(tensor)]
     return []
+
+
+def _too_fine(weight: Int8Weight) -> str:
+    return (
+        f"int8 with {weight.levels} levels, which overflow this processor's 16-bit sums;"
+        f" takes {activation_levels()}"
+    )
 
 
 def block_refusals(
@@ -55,8 +62,8 @@ def block_refusals(
     if reasons:
         return reasons
     for other in others:
-        if isinstance(other, ConvertedWeight):
-            return ["no kernel for converted weights yet"]
+        if isinstance(other, Int8Weight) and other.levels > activation_levels():
+            return [_too_fine(other)]
         if other is not None and not (
             other.is_cpu and other.dtype is dtype and other.layout is _STRIDED
         ):
@@ -117,7 +124,8 @@ def _pack(weight: Weight) -> torch.Tensor:
         values, scale = weight.quantized()
         packed: torch.Tensor = run.pack_int8(values, scale, weight.low, weight.high, weight.levels)
     else:
-        packed = run.pack_weight(_source(weight).detach().flatten(1))
+        rounded = isinstance(weight, ConvertedWeight)
+        packed = run.pack_weight(_source(weight).detach().flatten(1), rounded)
     return packed
 
 
@@ -199,7 +207,33 @@ def drop_packed(weights: Iterable[torch.Tensor]) -> None:
 
 def activation_levels() -> int:
     """Steps of an activation's range in int8 products of the instruction set in use."""
-    return FULL_LEVELS
+    levels: int = torch.ops.vitkern_cpu.activation_levels() if _STATUS.available else FULL_LEVELS
+    return levels
+
+
+# What is compiled keeps the figure of the processor that it was compiled on.
+activation_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+if _STATUS.available:
+
+    @torch.library.register_fake("vitkern_cpu::pack_weight")
+    def _(weight: torch.Tensor, bfloat16: bool) -> torch.Tensor:
+        size = torch.ops.vitkern_cpu.packed_bytes(
+            int(bfloat16), weight.dtype is torch.bfloat16, *weight.shape
+        )
+        return weight.new_empty(size, dtype=torch.uint8)
+
+    @torch.library.register_fake("vitkern_cpu::pack_int8")
+    def _(
+        values: torch.Tensor,
+        scale: torch.Tensor,
+        low: float | None,
+        high: float | None,
+        levels: int,
+    ) -> torch.Tensor:
+        size = torch.ops.vitkern_cpu.packed_bytes(2, False, *values.shape)
+        return values.new_empty(size, dtype=torch.uint8)
 
 
 def isas() -> list[str]:

@@ -5,12 +5,27 @@
 
 namespace vitkern {
 
-// weight (out, in), and what pack_weight made of it (may be null, or of another instruction set).
+// How a product takes its operands: in their own type, rounded to bfloat16, or as integers.
+enum class Form : int { native = 0, bf16, int8 };
+
+// What pack_weight and pack_int8 made of a weight begins with this: what the rest is.
+struct alignas(64) PackedHeader {
+  uint64_t magic;
+  int32_t width, panel, type, form;
+  int64_t out, in;
+  float low, high;  // int8: the range of activations, in order, or the other way round for each row's own
+  int32_t levels;
+};
+inline constexpr uint64_t kPackedMagic = 0x324b50564b544956;  // bump when the layout changes
+
+// weight (out, in), and what it was packed into (may be null, or of another instruction set). A weight
+// in int8 has a packed form of the instruction set in use.
 struct Weight {
   const void* data;
   const void* packed;
   int64_t packed_bytes;
   int64_t out, in;
+  Form form;
 };
 
 // A layer norm of the rows of x on their way into the product.
@@ -24,8 +39,19 @@ struct Norm {
 
 struct PackArgs {
   Type type;
+  Form form;  // native or bf16
   const void* weight;
   int64_t out, in;
+  void* packed;
+};
+
+struct PackInt8Args {
+  const int8_t* values;  // (out, in)
+  const float* scale;    // (out,)
+  int64_t out, in;
+  bool dynamic;
+  float low, high;
+  int32_t levels;
   void* packed;
 };
 

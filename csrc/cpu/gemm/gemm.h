@@ -2,7 +2,7 @@
 // pieces that keep a panel of B in the first.
 #pragma once
 #include "epilogue.h"
-#include "pack.h"
+#include "rows.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -19,70 +19,13 @@ VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
   return (rows + block - 1) / block;
 }
 
-// Rows of a float32 scratch matrix are never a multiple of 4 KiB apart: that would put the rows of
-// a tile into the same cache sets.
-VK_INLINE int64_t padded_stride(int64_t k) {
-  int64_t s = round_up(k, 16);
-  return s % 256 == 0 ? s + 16 : s;
-}
-// Whether tiles may read rows that are `stride` floats apart where they lie.
-VK_INLINE bool good_stride(int64_t stride) { return stride % 512 != 0; }
-
-// Rows of A in memory. `block` gives rows [row, row + n) as float32: in place, or in `buffer`.
-template <class T>
-struct PlainRows {
-  const T* data;
-  int64_t stride, k;
-  const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
-    if constexpr (sizeof(T) == 4) {
-      if (good_stride(stride)) {
-        *lda = stride;
-        return (const float*)data + row * stride;
-      }
-    }
-    *lda = padded_stride(k);
-    for (int64_t r = 0; r < n; r++) {
-      const T* s = data + (row + r) * stride;
-      float* o = buffer + r * *lda;
-      int64_t i = 0;
-      for (; i + W <= k; i += W) store(o + i, load(s + i));
-      for (; i < k; i++) o[i] = to_float(s[i]);
-    }
-    return buffer;
-  }
-};
-
-// The same rows as pairs of bfloat16, each pair in the place of a float; an odd last element is paired
-// with zero.
-struct PairRows {
-  const bf16* data;
-  int64_t stride, k;
-  const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
-    const int64_t groups = (k + 1) / 2;
-    if (k % 2 == 0 && stride % 2 == 0 && good_stride(stride / 2)) {
-      *lda = stride / 2;
-      return (const float*)(data + row * stride);
-    }
-    *lda = padded_stride(groups);
-    for (int64_t r = 0; r < n; r++) {
-      bf16* o = (bf16*)(buffer + r * *lda);
-      memcpy(o, data + (row + r) * stride, k * 2);
-      if (k % 2) o[k] = bf16{0};
-    }
-    return buffer;
-  }
-};
-
-// How products of T's with a weight are computed, and what a row of K elements is then.
-template <class T>
-struct Compute {
-  static constexpr Dot dot = VITKERN_BF16_DOT && sizeof(T) == 2 ? Dot::bf16_pairs : Dot::f32;
-  static constexpr bool pairs = dot == Dot::bf16_pairs;
-  static constexpr int64_t steps(int64_t k) { return pairs ? (k + 1) / 2 : k; }
-  static auto rows(const T* data, int64_t stride, int64_t k) {
-    if constexpr (pairs) return PairRows{data, stride, k};
-    else return PlainRows<T>{data, stride, k};
-  }
+// B: panels, and for int8 products the scale of each column and the sum of its integers.
+struct Operand {
+  const float* panels;
+  const float* scale = nullptr;
+  const int32_t* sums = nullptr;
+  Range range = {};  // of the activations
+  Operand(const float* panels_) : panels(panels_) {}
 };
 
 // Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
@@ -91,7 +34,7 @@ struct Compute {
 // in the caches).
 template <Dot D = Dot::f32, class T>
 static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
-                           const float* packed, int64_t columns, int64_t k, int64_t first, int64_t last,
+                           const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
                            const Epilogue<T>& epilogue, bool cold = false) {
   const RowTiles tiles(n);
   const int64_t pieces = larger<int64_t>(1, (k + kBlockK - 1) / kBlockK);
@@ -104,7 +47,7 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
     for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += step) {
       const int64_t kn = smaller(step, k - k0);
       const bool final = k0 + step >= k;
-      const float* b = panel(packed, k, p) + k0 * width;
+      const float* b = panel(b_side.panels, k, p) + k0 * width;
       // The piece after this one, a slice with every tile.
       const char* next = (const char*)(b + kn * width);
       const int64_t slice = (kn * width * 4 / tiles.count + 63) / 64 * 64;
@@ -118,8 +61,18 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
         TileEpilogue e;
         const bool easy = final && live == width && simple(epilogue, row + r, column, &e);
         const bool in_registers = easy && epilogue.activation == Activation::none;
-        tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
-                                                         in_registers ? &e : nullptr);
+        if constexpr (D == Dot::u8_s8) {
+          // Integers become floats with the last piece, whatever follows.
+          TileEpilogue back = in_registers ? e : TileEpilogue{c, NR};
+          back.scale = b_side.scale + column;
+          back.sums = b_side.sums + column;
+          back.rows = a + (r + 1) * lda - 2;
+          tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
+                                                           final ? &back : nullptr);
+        } else {
+          tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
+                                                           in_registers ? &e : nullptr);
+        }
         if (easy && !in_registers) activate_tile(epilogue.activation, c, NR, m, vectors, e);
         else if (final && !easy) finish_tile(epilogue, row + r, m, column, live, c, NR);
         r += m;
@@ -154,32 +107,33 @@ struct Grid {
   }
 };
 
-// C = A * B on all threads. `source.block(row, n, buffer, &lda)` gives rows of A as float32.
+// C = A * B on all threads. `source.block(row, n, buffer, &lda)` gives rows of A (see Rows).
 template <Dot D = Dot::f32, class Source, class T>
-static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const float* packed,
+static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const Operand& b,
                          int64_t columns, int64_t k, const Epilogue<T>& epilogue) {
   if (rows == 0 || columns == 0) return;
   const Grid grid(rt, rows, columns, k);
   for_tasks(rt, grid.tasks(), [&](int64_t i) {
     const Grid::Task t = grid.task(i);
     int64_t lda;
-    // One row more than the block has, for sources that need it (NormalizedRows); with pairs of
-    // bfloat16 that row is as long as two.
-    float* buffer = (float*)rt.scratch(kRowsA, (t.n + 2) * padded_stride(k) * 4);
+    // One row of float32 more than the block has, which is as long as up to four others.
+    float* buffer = (float*)rt.scratch(kRowsA, (t.n + 5) * padded_stride(k + 2) * 4);
     const float* a = source.block(t.row, t.n, buffer, &lda);
-    multiply_block<D>(rt, a, lda, t.row, t.n, packed, columns, k, t.first, t.last, epilogue,
+    multiply_block<D>(rt, a, lda, t.row, t.n, b, columns, k, t.first, t.last, epilogue,
                       rows <= kFewRows);
   });
 }
 
-// B = weight^T packed on all threads into `out` (packed_floats(n, steps(k)) floats).
-template <class T>
+// B = weight^T packed on all threads into `out` (packed_floats(n, C::steps(k)) floats).
+template <class C, class T>
 static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k, float* out) {
-  const int64_t steps = Compute<T>::steps(k);
+  const int64_t steps = C::steps(k);
   for_tasks(rt, panels_of(n), [&](int64_t p) {
     float* to = panel(out, steps, p);
-    if constexpr (Compute<T>::pairs) pack_panel_pairs(weight, n, k, p, to);
+    if constexpr (C::pairs) pack_panel_pairs(weight, n, k, p, to);
     else pack_panel_nk(weight, k, n, k, p, to);
+    if constexpr (C::rounds)
+      for (int64_t i = 0; i < k * panel_width(n, p); i += W) store(to + i, rounded_to_bf16(load(to + i)));
   });
 }
 

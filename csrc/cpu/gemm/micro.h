@@ -1,7 +1,7 @@
 // The register tile: MR rows by NV vectors of C, all of K. Everything that multiplies matrices
 // (linear, MLP, patch embedding, both attentions) goes through `multiply_tile`.
 #pragma once
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -18,17 +18,44 @@ constexpr int MR = 6, NV = 2;  // 12 accumulators of 16 registers
 constexpr int NR = NV * W;  // columns of a packed panel of B
 constexpr int kPrefetch = 8 * NR;  // floats of B ahead: eight steps of K
 
-// What one step of K is: a float of A times one of B, or two bfloat16 of each (32 bits as well, so
-// that addresses and panels are the same), with float32 sums.
-enum class Dot { f32, bf16_pairs };
+// What one step of K is: a float of A times one of B, or two bfloat16 of each, with float32 sums; or four
+// unsigned bytes of A times four signed ones of B, with int32 sums. All are 32 bits, so that addresses
+// and panels are the same.
+enum class Dot { f32, bf16_pairs, u8_s8 };
 
 #ifndef VITKERN_BF16_DOT
 #define VITKERN_BF16_DOT 0  // 1: the instruction, 2: emulated, for tests
 #endif
 
+// Steps of the range of an int8 product's activations. Without VNNI two products are summed in 16 bits,
+// which 255 * 127 * 2 would overflow.
+#if defined(__AVX512VNNI__) || !defined(__AVX2__) || defined(VITKERN_EXACT_INT8)
+constexpr int kActivationLevels = 255;
+#else
+constexpr int kActivationLevels = 127;
+#endif
+
+VK_INLINE vi multiply_add_bytes(vi a, vi b, vi c) {
+#if defined(VITKERN_EXACT_INT8) || !defined(__AVX2__)
+  VK_UNROLL
+  for (int shift = 0; shift < 32; shift += 8)
+    c += (vi)(((vu)a >> shift) & 0xffu) * ((b << (24 - shift)) >> 24);
+  return c;
+#elif VITKERN_WIDTH == 16 && defined(__AVX512VNNI__)
+  return (vi)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+#elif VITKERN_WIDTH == 16
+  const __m512i pairs = _mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+  return c + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#else
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+  return c + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+
 template <Dot D>
 VK_INLINE vf multiply_add(vf a, vf b, vf c) {
   if constexpr (D == Dot::f32) return a * b + c;
+  if constexpr (D == Dot::u8_s8) return (vf)multiply_add_bytes((vi)a, (vi)b, (vi)c);
 #if VITKERN_BF16_DOT == 1
   return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
 #elif VITKERN_BF16_DOT == 2
@@ -57,15 +84,28 @@ VK_INLINE void multiply(int64_t k, const float* a, int64_t lda, const float* b, 
   const float* p[G];
   VK_UNROLL
   for (int g = 0; g < G; g++) p[g] = a + 3 * g * lda;
+  auto broadcast = [](const float* q) __attribute__((always_inline)) {
+    if constexpr (D == Dot::f32) return splat(*q);
+    int32_t word;  // not a number: arithmetic on it could change its bits
+    memcpy(&word, q, 4);
+    return (vf)splat_int(word);
+  };
   auto step = [&](int u) __attribute__((always_inline)) {
     vf bv[NVEC];
     VK_UNROLL
     for (int j = 0; j < NVEC; j++) bv[j] = load(b + u * ldb + j * W);
     VK_UNROLL
     for (int r = 0; r < M; r++) {
-      vf av = splat(L == ALayout::row_major ? p[r / 3][(r % 3) * lda + u] : p[0][u * lda + r]);
+      vf av = broadcast(L == ALayout::row_major ? p[r / 3] + (r % 3) * lda + u : p[0] + u * lda + r);
       VK_UNROLL
-      for (int j = 0; j < NVEC; j++) acc[r][j] = multiply_add<D>(av, bv[j], acc[r][j]);
+      for (int j = 0; j < NVEC; j++) {
+        acc[r][j] = multiply_add<D>(av, bv[j], acc[r][j]);
+#if VITKERN_WIDTH == 8 && defined(__AVX2__)
+        // Row by row: with the products of several rows under way gcc runs out of registers (0.94 of the
+        // peak instead of 0.87).
+        if constexpr (D == Dot::u8_s8) asm volatile("" : "+x"(acc[r][j]));
+#endif
+      }
     }
   };
   for (; k >= kUnroll; k -= kUnroll) {
@@ -107,13 +147,17 @@ struct TileEpilogue {
   float* pre;                  // gets C + bias
   const float* derivative_at;  // out = (C + bias) * activation'(this)
   int64_t side_stride;
+  // Only of int8 products, whose C is (C - zero * sums) * step * scale first: by columns ...
+  const float* scale;
+  const int32_t* sums;
+  const float* rows;  // ... and by rows, lda apart: the step, and the zero as an integer
 };
 
 // C[0:M, 0:NVEC*W] = (accumulate ? C : 0) + A * B, or what `finish` makes of it.
 template <int M, int NVEC, ALayout L, Dot D>
 static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
                  bool accumulate, const TileEpilogue* finish) {
-  const int64_t chains = k > kChain ? (k + kChain - 1) / kChain : 1;
+  const int64_t chains = D != Dot::u8_s8 && k > kChain ? (k + kChain - 1) / kChain : 1;
   const int64_t step = (k / chains + kUnroll) / kUnroll * kUnroll;
   if (accumulate)
     for (int r = 0; r < M; r++) __builtin_prefetch(c + r * ldc, 1, 3);
@@ -129,9 +173,27 @@ static void tile(int64_t k, const float* a, int64_t lda, const float* b, float* 
       VK_UNROLL
       for (int r = 0; r < M; r++)
         VK_UNROLL
-        for (int j = 0; j < NVEC; j++) acc[r][j] = acc[r][j] + load(c + r * ldc + j * W);
+        for (int j = 0; j < NVEC; j++) {
+          const vf before = load(c + r * ldc + j * W);
+          if constexpr (D == Dot::u8_s8) acc[r][j] = (vf)((vi)acc[r][j] + (vi)before);
+          else acc[r][j] = acc[r][j] + before;
+        }
     }
     k -= n;
+    if constexpr (D == Dot::u8_s8) {
+      if (finish) {
+        VK_UNROLL
+        for (int r = 0; r < M; r++) {
+          int32_t zero;
+          memcpy(&zero, finish->rows + r * lda + 1, 4);
+          VK_UNROLL
+          for (int j = 0; j < NVEC; j++) {
+            const vi sum = (vi)acc[r][j] - (vi)load((const float*)finish->sums + j * W) * splat_int(zero);
+            acc[r][j] = __builtin_convertvector(sum, vf) * (splat(finish->rows[r * lda]) * load(finish->scale + j * W));
+          }
+        }
+      }
+    }
     if (finish && k == 0) {
       if (finish->bias) {
         VK_UNROLL

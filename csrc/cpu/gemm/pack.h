@@ -41,14 +41,19 @@ static void pack_panel_nk(const T* weight, int64_t stride, int64_t n, int64_t k,
 }
 
 // The same with pairs of bfloat16 along k in the place of floats.
-[[maybe_unused]] static void pack_panel_pairs(const bf16* weight, int64_t n, int64_t k, int64_t p, float* out) {
-  if (k % 2 == 0) return pack_panel_nk((const float*)weight, k / 2, n, k / 2, p, out);
+template <class T>
+static void pack_panel_pairs(const T* weight, int64_t n, int64_t k, int64_t p, float* out) {
+  if constexpr (sizeof(T) == 2) {
+    if (k % 2 == 0) return pack_panel_nk((const float*)weight, k / 2, n, k / 2, p, out);
+  }
   const int64_t width = panel_width(n, p);
   for (int64_t i = 0; i < k; i += 2)
     for (int64_t c = 0; c < width; c++) {
-      const bf16* w = weight + (p * NR + c) * k + i;
+      const T* w = weight + (p * NR + c) * k + i;
       const bool live = p * NR + c < n;
-      const bf16 pair[2] = {live ? w[0] : bf16{0}, live && i + 1 < k ? w[1] : bf16{0}};
+      bf16 pair[2] = {bf16{0}, bf16{0}};
+      if (live) put(pair, to_float(w[0]));
+      if (live && i + 1 < k) put(pair + 1, to_float(w[1]));
       memcpy(out + i / 2 * width + c, pair, 4);
     }
 }

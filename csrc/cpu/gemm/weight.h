@@ -5,67 +5,121 @@
 
 namespace vitkern::VITKERN_ISA {
 
-// Before the panels of a prepacked weight. A buffer that another build or instruction set made, or
-// that is not of this weight's shape, does not match and is not used.
-struct alignas(64) PackedHeader {
-  uint64_t magic;
-  int32_t width, panel, type;
-  int64_t out, in;
-};
-constexpr uint64_t kPackedMagic = 0x314b50564b544956;  // bump when the layout changes
-constexpr int64_t kPrefetchSlack = 4096;               // tiles prefetch beyond the last panel
+constexpr int64_t kPrefetchSlack = 4096;  // tiles prefetch beyond the last panel
 
-template <class T>
+template <class C>
 static int64_t packed_bytes_as(int64_t out, int64_t in) {
-  return (int64_t)sizeof(PackedHeader) + packed_floats(out, Compute<T>::steps(in)) * 4 + kPrefetchSlack;
+  // int8: behind the panels each column's scale and sum.
+  const int64_t columns = C::int8 ? 2 * round_up(out, W) : 0;
+  return (int64_t)sizeof(PackedHeader) + (packed_floats(out, C::steps(in)) + columns) * 4 + kPrefetchSlack;
 }
-static int64_t packed_bytes(Type type, int64_t out, int64_t in) {
-  return type == Type::f32 ? packed_bytes_as<float>(out, in) : packed_bytes_as<bf16>(out, in);
+
+// Calls f(Compute<T, F>()) for the form F. A bfloat16 weight is in bfloat16 as it is.
+template <class T, class F>
+VK_INLINE void with_form(Form form, const F& f) {
+  if (form == Form::int8) return f(Compute<T, Form::int8>());
+  if constexpr (sizeof(T) == 4) {
+    if (form == Form::bf16) return f(Compute<T, Form::bf16>());
+  }
+  f(Compute<T>());
+}
+
+static int64_t packed_bytes(Type type, Form form, int64_t out, int64_t in) {
+  int64_t bytes = 0;
+  with_type(type, [&](auto t) {
+    with_form<decltype(t)>(form, [&](auto c) { bytes = packed_bytes_as<decltype(c)>(out, in); });
+  });
+  return bytes;
 }
 
 static void pack_weight(const Runtime& rt, const PackArgs& a) {
   PackedHeader* header = (PackedHeader*)a.packed;
-  *header = {kPackedMagic, W, NR, (int32_t)a.type, a.out, a.in};
+  *header = {kPackedMagic, W, NR, (int32_t)a.type, (int32_t)a.form, a.out, a.in};
   with_type(a.type, [&](auto t) {
-    pack_weight(rt, (const decltype(t)*)a.weight, a.out, a.in, (float*)(header + 1));
+    using T = decltype(t);
+    with_form<T>(a.form, [&](auto c) {
+      using C = decltype(c);
+      if constexpr (!C::int8) pack_weight<C>(rt, (const T*)a.weight, a.out, a.in, (float*)(header + 1));
+    });
   });
 }
 
-// Whether `packed` holds this very weight. Compares the header and, against changes that no version
-// counter saw, some elements spread over the weight.
-template <class T>
+static void pack_int8(const Runtime& rt, const PackInt8Args& a) {
+  using C = Compute<float, Form::int8>;
+  PackedHeader* header = (PackedHeader*)a.packed;
+  *header = {kPackedMagic, W, NR, (int32_t)Type::f32, (int32_t)Form::int8, a.out, a.in,
+             a.dynamic ? 1.f : a.low, a.dynamic ? 0.f : a.high, a.levels};
+  const int64_t steps = C::steps(a.in), columns = round_up(a.out, W);
+  float* panels = (float*)(header + 1);
+  float* scale = panels + packed_floats(a.out, steps);
+  int32_t* sums = (int32_t*)(scale + columns);
+  for_tasks(rt, panels_of(a.out), [&](int64_t p) {
+    int8_t* to = (int8_t*)panel(panels, steps, p);
+    const int64_t width = panel_width(a.out, p);
+    for (int64_t c = 0; c < width; c++) {
+      const int64_t n = p * NR + c;
+      const int8_t* from = a.values + n * a.in;
+      int32_t total = 0;
+      for (int64_t i = 0; i < 4 * steps; i++) {
+        const int8_t value = n < a.out && i < a.in ? from[i] : 0;
+        to[(i / 4 * width + c) * 4 + i % 4] = value;
+        total += value;
+      }
+      scale[n] = n < a.out ? a.scale[n] : 0.f;
+      sums[n] = total;
+    }
+  });
+}
+
+// Whether `packed` holds this very weight, in the form of C. Compares the header and, against changes
+// that no version counter saw, some elements spread over the weight (not of int8, whose weight is the
+// caller's own copy).
+template <class C, class T>
 static const float* usable(const Weight& w) {
   const PackedHeader* header = (const PackedHeader*)w.packed;
-  if (!header || w.packed_bytes < packed_bytes_as<T>(w.out, w.in)) return nullptr;
-  const Type type = sizeof(T) == 4 ? Type::f32 : Type::bf16;
+  if (!header || w.packed_bytes < packed_bytes_as<C>(w.out, w.in)) return nullptr;
   if (header->magic != kPackedMagic || header->width != W || header->panel != NR ||
-      header->type != (int32_t)type || header->out != w.out || header->in != w.in)
+      header->form != (int32_t)w.form || header->out != w.out || header->in != w.in)
     return nullptr;
   const float* panels = (const float*)(header + 1);
+  if constexpr (C::int8) return panels;
+  const Type type = sizeof(T) == 4 ? Type::f32 : Type::bf16;
+  if (header->type != (int32_t)type) return nullptr;
   constexpr int64_t kSamples = 24;
   for (int64_t i = 0; i < kSamples; i++) {
     const int64_t n = w.out * i / kSamples, k = (w.in * (2 * i + 1) / (2 * kSamples) + 7 * i) % w.in;
     const int64_t p = n / NR;
     const T is = ((const T*)w.data)[n * w.in + k];
-    if constexpr (Compute<T>::pairs) {
-      const float* pair = panel(panels, Compute<T>::steps(w.in), p) + k / 2 * panel_width(w.out, p) + n % NR;
-      if (memcmp((const T*)pair + k % 2, &is, sizeof is) != 0) return nullptr;
+    const float* word = panel(panels, C::steps(w.in), p) + k / C::per_word * panel_width(w.out, p) + n % NR;
+    if constexpr (C::pairs) {
+      bf16 now;
+      put(&now, to_float(is));
+      if (memcmp((const bf16*)word + k % 2, &now, sizeof now) != 0) return nullptr;
     } else {
-      const float was = panel(panels, w.in, p)[k * panel_width(w.out, p) + n % NR], now = to_float(is);
-      if (memcmp(&was, &now, 4) != 0) return nullptr;
+      float now = to_float(is);
+      if constexpr (C::rounds) now = rounded_to_bf16(splat(now))[0];
+      if (memcmp(word, &now, 4) != 0) return nullptr;
     }
   }
   return panels;
 }
 
-// B = weight^T: the prepacked panels, or freshly packed ones in the slot.
-template <class T>
-static const float* transposed_weight(const Runtime& rt, Slot slot, const Weight& w) {
-  if (w.out == 0 || w.in == 0) return nullptr;
-  if (const float* panels = usable<T>(w)) return panels;
-  float* out = (float*)rt.scratch(slot, packed_floats(w.out, Compute<T>::steps(w.in)) * 4 + kPrefetchSlack);
-  pack_weight(rt, (const T*)w.data, w.out, w.in, out);
-  return out;
+// B = weight^T in the form of C: the prepacked panels, or freshly packed ones in the slot.
+template <class C, class T>
+static Operand transposed_weight(const Runtime& rt, Slot slot, const Weight& w) {
+  if (w.out == 0 || (w.in == 0 && !C::int8)) return nullptr;
+  Operand b = usable<C, T>(w);
+  if constexpr (C::int8) {
+    const PackedHeader* header = (const PackedHeader*)w.packed;
+    b.scale = b.panels + packed_floats(w.out, C::steps(w.in));
+    b.sums = (const int32_t*)(b.scale + round_up(w.out, W));
+    b.range = {header->low > header->high, header->low, header->high, (float)header->levels};
+  } else if (!b.panels) {
+    float* out = (float*)rt.scratch(slot, packed_floats(w.out, C::steps(w.in)) * 4 + kPrefetchSlack);
+    pack_weight<C>(rt, (const T*)w.data, w.out, w.in, out);
+    b.panels = out;
+  }
+  return b;
 }
 
 // B = weight, for the gradient of the input.

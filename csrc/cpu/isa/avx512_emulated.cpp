@@ -2,5 +2,6 @@
 #define VITKERN_ISA avx512_emulated
 #define VITKERN_WIDTH 16
 #define VITKERN_BF16_DOT 2
+#define VITKERN_EXACT_INT8
 #define VITKERN_RUNS_HERE (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #include "table.h"

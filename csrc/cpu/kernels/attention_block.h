@@ -13,15 +13,10 @@ namespace vitkern::VITKERN_ISA {
 template <class T>
 static void qkv_of(const Runtime& rt, const T* x, int64_t rows, const Norm& norm, const Weight& weight,
                    const void* bias, T* qkv) {
-  const float* b = transposed_weight<T>(rt, kPackedB, weight);
   PaddedVectors vectors(rt, kVectors, 3, larger(weight.out, weight.in));
   Epilogue<T> e{qkv, weight.out};
   e.bias = vectors.add((const T*)bias, weight.out);
-  with_rows(x, weight.in, weight.in, norm, vectors, [&](const auto& source) {
-    with_ready_rows<T>(rt, source, rows, weight.out, kNormed, [&](const auto& ready) {
-      multiply_all<Compute<T>::dot>(rt, ready, rows, b, weight.out, Compute<T>::steps(weight.in), e);
-    });
-  });
+  multiply_rows(rt, x, weight.in, rows, norm, weight, vectors, e);
 }
 
 // y = x + gamma * (heads weight^T + bias)

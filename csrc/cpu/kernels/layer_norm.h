@@ -44,16 +44,6 @@ VK_INLINE void normalize(const float* x, int64_t n, float mean, float scale, con
   }
 }
 
-// A row as float32: in place where it is that already.
-template <class T>
-VK_INLINE const float* as_floats(const T* x, int64_t n, float* buffer) {
-  if constexpr (sizeof(T) == 4) return (const float*)x;
-  int64_t i = 0;
-  for (; i + W <= n; i += W) store(buffer + i, load(x + i));
-  for (; i < n; i++) buffer[i] = to_float(x[i]);
-  return buffer;
-}
-
 template <class T, class U>
 static void layer_norm_as(const Runtime& rt, const LayerNormArgs& a) {
   const int64_t n = a.columns;

@@ -2,13 +2,13 @@
 #pragma once
 #include "../args/linear.h"
 #include "../gemm/gradient.h"
+#include "normalized_rows.h"
 
 namespace vitkern::VITKERN_ISA {
 
 template <class T>
 static void linear_as(const Runtime& rt, const LinearArgs& a) {
-  const int64_t out = a.weight.out, in = a.weight.in;
-  const float* b = transposed_weight<T>(rt, kPackedB, a.weight);
+  const int64_t out = a.weight.out;
   PaddedVectors vectors(rt, kVectors, 2, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
@@ -18,8 +18,7 @@ static void linear_as(const Runtime& rt, const LinearArgs& a) {
   e.residual_stride = a.residual_stride;
   e.pre = (T*)a.pre;
   e.side_stride = out;
-  using C = Compute<T>;
-  multiply_all<C::dot>(rt, C::rows((const T*)a.x, a.x_stride, in), a.rows, b, out, C::steps(in), e);
+  multiply_rows(rt, (const T*)a.x, a.x_stride, a.rows, Norm{}, a.weight, vectors, e);
 }
 static void linear(const Runtime& rt, const LinearArgs& a) {
   with_type(a.type, [&](auto t) { linear_as<decltype(t)>(rt, a); });

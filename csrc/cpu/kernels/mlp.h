@@ -14,7 +14,7 @@ struct Activated {
   const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
     using C = Compute<T>;
     using H = typename choose<C::pairs, T, float>::type;
-    *lda = padded_stride(C::steps(k));
+    *lda = C::stride(k);
     for (int64_t r = 0; r < n; r++) {
       H* out = (H*)(buffer + r * *lda);
       if (C::pairs && k % 2) put(out + k, 0.f);
@@ -27,36 +27,26 @@ struct Activated {
   }
 };
 
-template <class T, class Source>
-static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedVectors& vectors) {
+template <class C, class T, class Source>
+static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const Operand& b1, const Operand& b2,
+                   const float* bias1, const Epilogue<T>& second) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
-  const float* b1 = transposed_weight<T>(rt, kPackedB, a.weight1);
-  const float* b2 = transposed_weight<T>(rt, kPackedB2, a.weight2);
-  const float* bias1 = vectors.add((const T*)a.bias1, hidden);
-
-  Epilogue<T> second{(T*)a.y, out};
-  second.bias = vectors.add((const T*)a.bias2, out);
-  second.gamma = vectors.add((const T*)a.gamma, out);
-  second.residual = (const T*)a.residual;
-  second.residual_stride = a.residual_stride;
-  second.product = (T*)a.out2;
-  second.side_stride = out;
-  using C = Compute<T>;
   const int64_t steps_in = C::steps(in), steps_hidden = C::steps(hidden);
-
-  if (a.rows == 0 || out == 0) return;
-  if (a.pre1 && sizeof(T) != 4) {
-    // For training: the pre-activation of all rows is kept, and activated on the way into the second
-    // product.
-    Epilogue<T> first{(T*)a.pre1, hidden};
-    first.bias = bias1;
-    multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first);
-    multiply_all<C::dot>(rt, Activated<T>{(const T*)a.pre1, hidden, a.activation}, a.rows, b2, out, steps_hidden,
-                         second);
-    return;
+  if constexpr (sizeof(T) != 4 && !C::int8) {
+    if (a.pre1) {
+      // For training: the pre-activation of all rows is kept, and activated on the way into the second
+      // product.
+      Epilogue<T> first{(T*)a.pre1, hidden};
+      first.bias = bias1;
+      multiply_all<C::dot>(rt, x, a.rows, b1, hidden, steps_in, first);
+      multiply_all<C::dot>(rt, Activated<T>{(const T*)a.pre1, hidden, a.activation}, a.rows, b2, out, steps_hidden,
+                           second);
+      return;
+    }
   }
-  // Hidden rows as the second product reads them.
-  using H = typename choose<C::pairs, T, float>::type;
+  // Hidden rows, which the second product reads as they are, or converts.
+  using H = typename choose<C::pairs, bf16, float>::type;
+  constexpr bool converts = C::int8 || C::rounds;
   const int64_t ldh = C::pairs ? 2 * padded_stride(steps_hidden) : padded_stride(hidden);
   // The first product of rows [row, ...) into h, and into pre1 for training.
   auto first = [&](H* h, int64_t row) {
@@ -72,15 +62,17 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedV
       for (int64_t r = 0; r < n; r++) put(h + r * ldh + hidden, 0.f);
   };
   // Weights that no private cache holds are read anew for each block of rows.
-  const bool large = (in + out) * hidden * 4 > (4 << 20);
+  const bool large = (in + out) * hidden * 4 / C::per_word > (4 << 20);
   if (a.rows < rt.threads * kFewRowsBlock * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     clear_odd(h, a.rows);
-    with_ready_rows<T>(rt, x, a.rows, hidden, kNormed, [&](const auto& ready) {
+    with_ready_rows<C>(rt, x, a.rows, hidden, kNormed, [&](const auto& ready) {
       multiply_all<C::dot>(rt, ready, a.rows, b1, hidden, steps_in, first(h, 0));
     });
-    multiply_all<C::dot>(rt, Compute<H>::rows(h, ldh, hidden), a.rows, b2, out, steps_hidden, second);
+    with_ready_rows<C>(rt, Rows<C, H>{h, ldh, hidden, b2.range}, a.rows, out, kNormed, [&](const auto& ready) {
+      multiply_all<C::dot>(rt, ready, a.rows, b2, out, steps_hidden, second);
+    });
     return;
   }
   const int64_t blocks = round_up(blocks_of(a.rows, larger(steps_in, steps_hidden)), rt.threads);
@@ -90,18 +82,44 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, PaddedV
     H* h = (H*)rt.scratch(kHidden, n * ldh * sizeof(H));
     clear_odd(h, n);
     int64_t lda;
-    const float* xr = x.block(row, n, (float*)rt.scratch(kRowsA, (n + 1) * padded_stride(in) * 4), &lda);
+    float* buffer = (float*)rt.scratch(kRowsA, (n * C::stride(in) + padded_stride(in)) * 4);
+    const float* xr = x.block(row, n, buffer, &lda);
     multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h, row));
     int64_t ldr;
-    const float* hr = Compute<H>::rows(h, ldh, hidden).block(0, n, nullptr, &ldr);
+    if (converts) buffer = (float*)rt.scratch(kRowsA, n * C::stride(hidden) * 4);
+    const float* hr = Rows<C, H>{h, ldh, hidden, b2.range}.block(0, n, buffer, &ldr);
     multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
   });
 }
 template <class T>
 static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
+  if (a.rows == 0 || out == 0) return;
   PaddedVectors vectors(rt, kVectors, 5, larger(larger(hidden, out), in));
-  with_rows((const T*)a.x, a.x_stride, in, a.norm, vectors, [&](const auto& x) { mlp_of<T>(rt, a, x, vectors); });
+  const float* bias1 = vectors.add((const T*)a.bias1, hidden);
+  Epilogue<T> second{(T*)a.y, out};
+  second.bias = vectors.add((const T*)a.bias2, out);
+  second.gamma = vectors.add((const T*)a.gamma, out);
+  second.residual = (const T*)a.residual;
+  second.residual_stride = a.residual_stride;
+  second.product = (T*)a.out2;
+  second.side_stride = out;
+  if (a.weight1.form != a.weight2.form) {  // one after the other
+    T* h = (T*)rt.scratch(kShared, a.rows * hidden * sizeof(T));
+    Epilogue<T> first{h, hidden};
+    first.bias = bias1;
+    first.activation = a.activation;
+    multiply_rows(rt, (const T*)a.x, a.x_stride, a.rows, a.norm, a.weight1, vectors, first);
+    multiply_rows(rt, (const T*)h, hidden, a.rows, Norm{}, a.weight2, vectors, second);
+    return;
+  }
+  with_form<T>(a.weight1.form, [&](auto c) {
+    using C = decltype(c);
+    const Operand b1 = transposed_weight<C, T>(rt, kPackedB, a.weight1);
+    const Operand b2 = transposed_weight<C, T>(rt, kPackedB2, a.weight2);
+    with_rows<C>((const T*)a.x, a.x_stride, in, a.norm, b1.range, vectors,
+                 [&](const auto& x) { mlp_of<C, T>(rt, a, x, b1, b2, bias1, second); });
+  });
 }
 static void mlp(const Runtime& rt, const MlpArgs& a) {
   with_type(a.type, [&](auto t) { mlp_as<decltype(t)>(rt, a); });

@@ -45,11 +45,11 @@ struct PatchRows {
 template <class T>
 static void patch_embed_as(const Runtime& rt, const PatchEmbedArgs& a) {
   const int64_t out = a.weight.out, in = a.grid.in();
-  const float* b = transposed_weight<T>(rt, kPackedB, a.weight);
+  using C = Compute<T>;
+  const Operand b = transposed_weight<C, T>(rt, kPackedB, a.weight);
   PaddedVectors vectors(rt, kVectors, 1, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
-  using C = Compute<T>;
   multiply_all<C::dot>(rt, PatchRows<T, C::pairs>{a.grid, (const T*)a.images}, a.grid.rows(), b, out, C::steps(in), e);
 }
 static void patch_embed(const Runtime& rt, const PatchEmbedArgs& a) {

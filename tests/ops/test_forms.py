@@ -1,0 +1,367 @@
+"""Weights in another form: bfloat16 and int8, on every backend and instruction set."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.ops.harness import kernels, on_isa
+from vitkern import UnsupportedInput, ops
+from vitkern.ops import _cpu
+from vitkern.ops.weights import (
+    FULL_LEVELS,
+    SAFE_LEVELS,
+    Bfloat16Weight,
+    ConvertedWeight,
+    Int8Weight,
+    quantize_rows,
+)
+
+ISAS = _cpu.isas() or [None]
+# (rows, K, N): one of each; tails of tiles, panels and words; K cut into pieces; few and many rows.
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (17, 96, 50),
+    (7, 1541, 33),
+    (129, 64, 200),
+    (400, 66, 49),
+    (0, 8, 8),
+]
+FORMS: dict[str, Callable[[torch.Tensor], ConvertedWeight]] = {
+    "bfloat16": Bfloat16Weight,
+    "dynamic": Int8Weight,
+    "static": lambda w: Int8Weight(w, -4.0, 5.0),
+}
+
+needs_kernels = pytest.mark.skipif(not kernels("linear"), reason="no compiled library")
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Parameter:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.Parameter((values / max(shape[-1], 1) ** 0.5).to(dtype))
+
+
+def close(kernel: torch.Tensor, eager: torch.Tensor, exact: torch.Tensor) -> None:
+    """The kernel is as far from the product without rounding as eager is, and nearer to eager.
+
+    Integers that fall on the other side of a rounding, because the two divide differently, move a
+    result by one step: in norm that is little, while an error of arithmetic is not. Results in
+    bfloat16 are rounded once more than eager's, or less.
+    """
+    apart = 0.25 if kernel.dtype == torch.float32 else 1.0
+    kernel, eager = kernel.double(), eager.double()
+    assert kernel.shape == exact.shape and not kernel.isnan().any()
+    if kernel.numel() == 0:
+        return
+    scale = exact.norm()
+    ours, theirs = (kernel - exact).norm() / scale, (eager - exact).norm() / scale
+    assert ours <= 1.1 * theirs + 2e-3 * (exact.numel() < 64) + 1e-6, (ours, theirs)
+    assert (kernel - eager).norm() / scale <= apart * theirs + 1e-2 * (exact.numel() < 64) + 1e-6
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_linear(isa: str, dtype: torch.dtype, form: str) -> None:
+    with on_isa(isa):
+        for rows, inputs, width in SHAPES:
+            w, b, g = parameter(width, inputs, dtype=dtype), parameter(width), parameter(width)
+            b, g = b.to(dtype), g.to(dtype)
+            x = torch.randn(rows, 2 * inputs)[:, ::2].to(dtype)  # not contiguous
+            r = torch.randn(rows, width).to(dtype)
+            weight = FORMS[form](w)
+            for act in (None, "gelu"):
+                exact = F.linear(x.double(), w.double(), b.double())
+                exact = r.double() + g.double() * (exact if act is None else F.gelu(exact))
+                run = {
+                    name: ops.linear(
+                        x, weight, b, activation=act, gamma=g, residual=r, backend=name
+                    )
+                    for name in ("cpu", "eager")
+                }
+                close(run["cpu"], run["eager"], exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("first", [None, *FORMS])
+@pytest.mark.parametrize("second", [None, *FORMS])
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_mlp_block_in_all_pairs_of_forms(isa: str, first: str | None, second: str | None) -> None:
+    with on_isa(isa):
+        for rows, c, hidden in [(5, 12, 30), (70, 96, 100), (600, 33, 50)]:
+            x = torch.randn(rows, c)
+            n, nb, g = 1 + parameter(c), parameter(c, seed=1), parameter(c, seed=2)
+            w1, b1 = parameter(hidden, c), parameter(hidden)
+            w2, b2 = parameter(c, hidden), parameter(c)
+            f1 = w1 if first is None else FORMS[first](w1)
+            f2 = w2 if second is None else FORMS[second](w2)
+            exact = F.layer_norm(x.double(), (c,), n.double(), nb.double())
+            exact = F.gelu(F.linear(exact, w1.double(), b1.double()))
+            exact = x.double() + g.double() * F.linear(exact, w2.double(), b2.double())
+            run = {
+                name: ops.mlp_block(x, n, nb, f1, b1, f2, b2, gamma=g, backend=name)
+                for name in ("cpu", "eager")
+            }
+            close(run["cpu"] - x, run["eager"] - x, exact - x)
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_attention_blocks(isa: str, form: str) -> None:
+    c, heads = 64, 2
+    n, nb = 1 + parameter(c), parameter(c)
+    qkv, qb, proj, pb = parameter(3 * c, c), parameter(3 * c), parameter(c, c), parameter(c)
+    table = parameter(25, heads)
+    converted = (FORMS[form](qkv), qb, FORMS[form](proj), pb)
+    wide = [t.double() for t in (qkv, qb, proj, pb)]
+    x, maps = torch.randn(3, 19, c), torch.randn(2, 7, 8, c)  # 7: padded windows
+
+    def both(run: Callable[..., torch.Tensor], x: torch.Tensor) -> None:
+        exact = run(x.double(), n.double(), nb.double(), *wide, table.double(), backend="eager")
+        results = {
+            name: run(x, n, nb, *converted, table, backend=name) for name in ("cpu", "eager")
+        }
+        close(results["cpu"] - x, results["eager"] - x, exact - x)
+
+    def plain(*args: Any, backend: str) -> torch.Tensor:
+        return ops.attention_block(*args[:-1], num_heads=heads, backend=backend)
+
+    def windows(*args: Any, backend: str) -> torch.Tensor:
+        return ops.window_attention_block(
+            *args, num_heads=heads, window_size=3, shift_size=1, backend=backend
+        )
+
+    with on_isa(isa):
+        converted = (FORMS[form](qkv), qb, FORMS[form](proj), pb)
+        both(plain, x)
+        both(windows, maps)
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_int8_arithmetic_is_exact(isa: str) -> None:
+    """Whole numbers within the range come out as without quantization, to the last bit."""
+    with on_isa(isa):
+        levels = _cpu.activation_levels()
+        for rows, inputs, width in [(13, 30, 40), (200, 1000, 17)]:
+            generator = torch.Generator().manual_seed(1)
+            w = torch.randint(-127, 128, (width, inputs), generator=generator).float()
+            w[:, 0] = 127.0  # so that the scale is 1
+            x = torch.randint(-20, levels - 20 + 1, (rows, inputs), generator=generator).float()
+            x[:, 0], x[:, 1] = -20.0, float(levels - 20)
+            weight = torch.nn.Parameter(w)
+            for converted in (Int8Weight(weight), Int8Weight(weight, -20.0, levels - 20.0)):
+                y = ops.linear(x, converted, backend="cpu")
+                assert torch.equal(y, (x.double() @ w.double().T).float())
+            # The largest sums of two products, which narrower arithmetic would clip.
+            for sign in (1.0, -1.0):
+                big = torch.full((5, inputs), float(levels))
+                big[:, 0] = 0.0
+                full = torch.nn.Parameter(torch.full((width, inputs), 127.0 * sign))
+                y = ops.linear(big, Int8Weight(full, 0.0, levels), backend="cpu")
+                assert torch.equal(y, (big.double() @ full.double().T).float())
+
+
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_nan_and_infinity_show(backend: str, form: str) -> None:
+    weight = FORMS[form](parameter(6, 20))
+    for bad in (float("nan"), float("inf")):
+        for column in (0, 19):
+            x = torch.randn(3, 20)
+            x[1, column] = bad
+            y = ops.linear(x, weight, backend=backend)
+            assert y[[0, 2]].isfinite().all()
+            if form == "static" and bad == float("inf"):
+                assert y[1].isfinite().all()  # clipped to the calibrated range
+            else:
+                assert not y[1].isfinite().any()
+
+
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@torch.no_grad()
+def test_rows_of_zeros_and_zero_weights(backend: str) -> None:
+    w = parameter(4, 9)
+    w[2] = 0.0
+    bias = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    x = torch.randn(3, 9)
+    x[1] = 0.0
+    y = ops.linear(x, Int8Weight(w), bias, backend=backend)
+    assert torch.equal(y[1], bias)
+    assert torch.equal(y[:, 2], bias[2].expand(3))
+
+
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_follows_its_weight(backend: str, form: str) -> None:
+    w, x = parameter(8, 16), torch.randn(5, 16)
+    weight = FORMS[form](w)
+    ops.linear(x, weight, backend=backend)
+    w.mul_(-3.0)
+    y = ops.linear(x, weight, backend=backend)
+    assert torch.allclose(y, ops.linear(x, FORMS[form](w), backend=backend))
+    w.data = w.data * 0.5
+    z = ops.linear(x, weight, backend=backend)
+    assert torch.allclose(z, ops.linear(x, FORMS[form](w), backend=backend))
+    assert not torch.allclose(y, z)
+
+
+@needs_kernels
+@torch.no_grad()
+def test_packed_forms_are_kept_and_dropped() -> None:
+    _cpu.clear_packed()
+    w, x = parameter(32, 16), torch.randn(5, 16)
+    forms = [make(w) for make in FORMS.values()]
+    for weight in forms:
+        ops.linear(x, weight, backend="cpu")
+        assert _cpu.packed(weight) is _cpu.packed(weight)
+    assert _cpu.packed_bytes() > 0
+    del forms[0], weight
+    before = _cpu.packed_bytes()
+    _cpu.drop_packed([w])
+    assert 0 == _cpu.packed_bytes() < before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gradient_is_an_error(form: str) -> None:
+    w = parameter(8, 16)
+    weight = FORMS[form](w)
+    norm, bias = torch.ones(16), torch.zeros(16)
+    for run in (
+        lambda: ops.linear(torch.randn(2, 16), weight),
+        lambda: ops.mlp(torch.randn(2, 16), weight, None, parameter(16, 8), None),
+        lambda: ops.mlp_block(
+            torch.randn(2, 16),
+            norm,
+            bias,
+            parameter(8, 16),
+            None,
+            FORMS[form](parameter(16, 8)),
+            None,
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=r"has no gradient.*inference_mode"):
+            run()
+    w.requires_grad_(False)
+    x = torch.randn(2, 16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        ops.linear(x, weight)
+    assert not ops.linear(x.detach(), weight).requires_grad
+
+
+@needs_kernels
+@torch.no_grad()
+def test_levels_that_overflow_are_refused() -> None:
+    weight = Int8Weight(parameter(8, 16), levels=FULL_LEVELS)
+    x = torch.randn(2, 16)
+    for isa in ISAS:
+        with on_isa(isa):
+            if _cpu.activation_levels() == FULL_LEVELS:
+                ops.linear(x, weight, backend="cpu")
+            else:
+                with pytest.raises(UnsupportedInput, match="255 levels, which overflow"):
+                    ops.linear(x, weight, backend="cpu")
+            ops.linear(x, Int8Weight(weight.source, levels=SAFE_LEVELS), backend="cpu")
+
+
+@needs_kernels
+@torch.no_grad()
+def test_packed_for_another_weight_is_an_error() -> None:
+    packed = _cpu.packed(Int8Weight(parameter(8, 16)))
+    run = torch.ops.vitkern_cpu.linear
+    with pytest.raises(RuntimeError, match="packed for another weight"):
+        run(torch.randn(2, 16), parameter(8, 12), packed, None, 0, None, None, False)
+    with pytest.raises(RuntimeError, match="levels must be 1 to"):
+        torch.ops.vitkern_cpu.pack_int8(
+            torch.zeros(2, 2, dtype=torch.int8), torch.ones(2), None, None, 256
+        )
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_whole(form: str) -> None:
+    weight, second = FORMS[form](parameter(40, 24)), FORMS[form](parameter(24, 40))
+    x = torch.randn(6, 24)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        y = ops.linear(x, weight, activation="gelu", backend="cpu")
+        return ops.mlp(
+            ops.linear(y, second, backend="cpu"), weight, None, second, None, backend="cpu"
+        )
+
+    with torch.no_grad():
+        expected = run(x)
+        torch._dynamo.reset()
+        assert torch.allclose(torch.compile(run, fullgraph=True)(x), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_copies_and_pickles() -> None:
+    for make in FORMS.values():
+        weight = make(parameter(8, 16))
+        x = torch.randn(3, 16)
+        y = ops.linear(x, weight)
+        copied = copy.deepcopy(weight)
+        assert copied.source is not weight.source
+        assert torch.equal(ops.linear(x, copied), y)
+        assert torch.equal(ops.linear(x, pickle.loads(pickle.dumps(weight))), y)
+        assert weight.of(weight.source) is weight
+        assert type(weight.of(parameter(8, 16, seed=3))) is type(weight)
+
+
+@torch.no_grad()
+def test_autocast_leaves_converted_products_alone() -> None:
+    for make in FORMS.values():
+        weight, x = make(parameter(8, 16)), torch.randn(3, 16)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = ops.linear(x, weight)
+        assert torch.equal(y, ops.linear(x, weight))
+
+
+def test_quantize_rows() -> None:
+    w = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
+    values, scale = quantize_rows(w)
+    assert values.tolist() == [[64, -127, 32], [0, 0, 0]]
+    assert torch.allclose(scale, torch.tensor([2.0 / 127.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Int8Weight(torch.ones(3)), ValueError, "2 dimensions, got"),
+        (lambda: Int8Weight("w"), ValueError, "2 dimensions, got str"),  # type: ignore[arg-type]
+        (lambda: Int8Weight(torch.ones(3, 3).double()), TypeError, "float32 or bfloat16"),
+        (lambda: Int8Weight(torch.ones(3, 3), 1.0), ValueError, "both be given"),
+        (lambda: Int8Weight(torch.ones(3, 3), 2.0, 1.0), ValueError, "in order, got 2"),
+        (lambda: Int8Weight(torch.ones(3, 3), 0.0, float("nan")), ValueError, "finite"),
+        (lambda: Int8Weight(torch.ones(3, 3), levels=15), ValueError, "levels must be"),
+    ],
+)
+def test_bad_arguments(make: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_bad_shapes_beside_a_converted_weight() -> None:
+    weight = Int8Weight(parameter(8, 16).detach())
+    with pytest.raises(ValueError, match="last dimension of 16"):
+        ops.linear(torch.randn(2, 8), weight)
+    with pytest.raises(TypeError, match=r"weight is torch\.float32 but x is torch\.bfloat16"):
+        ops.linear(torch.randn(2, 16).bfloat16(), weight)
+    with pytest.raises(ValueError, match="bias must have shape"):
+        ops.linear(torch.randn(2, 16), weight, torch.ones(3))
