@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ import torch
 from vitkern._library import load
 from vitkern.ops import _cpu
 
-__all__ = ["Machine", "describe"]
+__all__ = ["Machine", "describe", "package_version", "version"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,17 @@ def version() -> str:
         return importlib.metadata.version("vitkern")
     except importlib.metadata.PackageNotFoundError:
         return str(load().build.get("vitkern", "unknown"))
+
+
+def package_version(name: str) -> str | None:
+    """The version of what ``import name`` imports, or None where it is missing."""
+    if importlib.util.find_spec(name) is None:
+        return None
+    distribution = next(iter(importlib.metadata.packages_distributions().get(name, ())), name)
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown version"
 
 
 def _cores() -> int:

@@ -25,7 +25,7 @@ from vitkern.bench.peak import Peak, Share, share
 from vitkern.bench.timing import Comparison, Plan, Summary, interleave
 from vitkern.patching import PatchReport, patch
 
-__all__ = ["Faults", "Result", "measure", "nothing_patched", "time_here"]
+__all__ = ["Faults", "Result", "first_line", "measure", "nothing_patched", "time_here"]
 
 EAGER, PATCHED = "eager", "patched"
 
@@ -131,7 +131,7 @@ def _measure(
     try:
         result.parity = check(row, eager, patched, images)
     except RuntimeError as error:
-        result.notes.append(f"not timed, it fails: {_first_line(error)}")
+        result.notes.append(f"not timed, it fails: {first_line(error)}")
         return result
     except ParityError as error:
         result.notes.append(f"not timed, parity failed: {error}")
@@ -169,7 +169,7 @@ def nothing_patched(report: PatchReport) -> str | None:
     return next((module.why() for module in report.skipped), "no known modules")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first sentence, or as much of it as fits a line."""
     line = str(error).partition("\n")[0].partition(". ")[0]
     return textwrap.shorten(line, 200, placeholder=" ...") or type(error).__name__

@@ -10,18 +10,26 @@ from torch import nn
 
 from vitkern.bench.models import Row
 
-__all__ = ["make_pass", "train_step"]
+__all__ = ["forward", "make_pass", "train_step"]
 
 
 def make_pass(row: Row, model: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A forward under inference_mode, or a forward and backward with fresh gradients."""
+    if row.mode == "eval":
+        return forward(model, images)
+    return lambda: train_step(model, images)
 
-    def forward() -> torch.Tensor:
+
+def forward(
+    model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+) -> Callable[[], torch.Tensor]:
+    """A forward under inference_mode."""
+
+    def run() -> torch.Tensor:
         with torch.inference_mode():
-            out: torch.Tensor = model(images)
-        return out
+            return model(images)
 
-    return forward if row.mode == "eval" else lambda: train_step(model, images)
+    return run
 
 
 def train_step(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ __all__ = [
     "document",
     "fitted",
     "merged",
+    "milliseconds",
     "notes",
     "ratio_cell",
     "read_json",
@@ -126,7 +127,7 @@ def table(results: Sequence[Result], machine: Machine) -> Table:
         row = result.row
         options = [row.mode] * (row.mode != "eval") + [row.dtype] * (row.dtype != "float32")
         cells = [" ".join([row.model, *options]), str(row.batch)]
-        cells += [_milliseconds(result.eager), _milliseconds(result.patched)]
+        cells += [milliseconds(result.eager), milliseconds(result.patched)]
         cells.append(ratio_cell(result.speedup, result.contention))
         if faults:
             without = result.speedup_without_faults
@@ -220,7 +221,8 @@ def _warnings(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _milliseconds(seconds: Summary | None) -> str:
+def milliseconds(seconds: Summary | None) -> str:
+    """The median, with as many digits as mean something."""
     if seconds is None:
         return "-"
     s = seconds.scaled(1e3)

@@ -115,6 +115,7 @@ def interleave(
     plan: Plan | None = None,
     *,
     between: Callable[[], object] | None = None,
+    before: Callable[[str], object] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time ``callables`` in turns, as the module's docstring describes.
@@ -124,6 +125,8 @@ def interleave(
         plan: how long to measure; None is ``Plan()``.
         between: called before the first round, after every round, and not timed: to measure the
             machine at the same moments.
+        before: called with a callable's name before it is warmed up and before each of its
+            samples, and not timed: to let the one before come to rest.
         clock: seconds; tests give one of their own.
 
     Raises:
@@ -132,7 +135,11 @@ def interleave(
     if not callables:
         raise ValueError("there is nothing to time")
     plan = plan or Plan()
-    calls = {name: _calls(run, plan, clock) for name, run in callables.items()}
+    before = before or _nothing
+    calls = {}
+    for name, run in callables.items():
+        before(name)
+        calls[name] = _calls(run, plan, clock)
     seconds: dict[str, list[float]] = {name: [] for name in callables}
     order = list(callables)
     with _no_garbage_collection():
@@ -147,10 +154,15 @@ def interleave(
                 break
             first = number % len(order)
             for name in order[first:] + order[:first]:
+                before(name)
                 seconds[name].append(_time(callables[name], calls[name], clock))
             if between is not None:
                 between()
     return Comparison({name: tuple(values) for name, values in seconds.items()})
+
+
+def _nothing(name: str) -> None:
+    """Before a sample, where nothing is wanted."""
 
 
 def _calls(run: Callable[[], object], plan: Plan, clock: Callable[[], float]) -> int:

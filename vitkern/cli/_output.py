@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -10,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitkern.cli._errors import Failure
+from vitkern.cli._errors import Failure, Usage
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings of files that pictures are drawn in."""
 
 
 def console() -> Console:
@@ -48,6 +52,21 @@ def target(option: str, name: str | None) -> Path | None:
     return path
 
 
+def check_picture(name: str | None) -> None:
+    """The file that ``--picture`` names, if any, is of a kind that can be drawn.
+
+    Raises:
+        Usage: its ending is of no format that is drawn.
+        Failure: there is nothing to draw with.
+    """
+    if name is None:
+        return
+    if Path(name).suffix not in PICTURES:
+        raise Usage(f"--picture: {Path(name).name} ends in none of {', '.join(PICTURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Failure("--picture: matplotlib is not installed: pip install matplotlib")
+
+
 @contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
     """Turn the system's errors about a file into one line that names the option.
@@ -61,3 +80,16 @@ def writing(option: str, path: Path) -> Iterator[None]:
         block = next((one for one in path.parents if one.exists() and not one.is_dir()), None)
         why = error.strerror or str(error) if block is None else f"{block} is not a folder"
         raise Failure(f"{option}: cannot write {path}: {why}") from error
+
+
+def begin(label: str, number: int, count: int) -> None:
+    """A line for each row where the error stream is a file: minutes of silence look like a hang."""
+    if not sys.stderr.isatty():
+        print(f"{label} ({number} of {count})", file=sys.stderr, flush=True)
+
+
+def show_progress(label: str, step: str) -> None:
+    """One line on a terminal, which the next one overwrites; nothing elsewhere."""
+    if sys.stderr.isatty():
+        text = f"{label}: {step}" if step else ""
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

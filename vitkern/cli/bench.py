@@ -1,16 +1,17 @@
 """Time timm models as they are and patched, in turns; the patched model has to be right first.
 
 Without arguments it measures five rows of ViT and Swin, which takes about 3 to 4 minutes; --quick
-takes less.
+takes less. With --peers it times torch.compile, ONNX Runtime and OpenVINO as well, which takes some
+minutes for each row, because they convert the model first.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from typing import TYPE_CHECKING
 
+from vitkern.cli import _peers
 from vitkern.cli._arguments import positive
 from vitkern.cli._errors import Usage, user_errors
 
@@ -38,6 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also the speed-up where freed memory is kept, so that eager has no page faults",
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="beside torch.compile, ONNX Runtime and OpenVINO (pip install 'vitkern[peers]')",
+    )
+    parser.add_argument(
+        "--picture", metavar="FILE", help="with --peers, draw it there: .png, .svg or .pdf"
+    )
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
 
 
@@ -69,8 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vitkern.bench import machine, measure, models, report
     from vitkern.bench.timing import QUICK, Plan
-    from vitkern.cli._output import console, print_json, target, writing
+    from vitkern.cli._output import begin, console, print_json, show_progress, target, writing
 
+    if arguments.peers:
+        return _peers.run(arguments)
+    if arguments.picture is not None:
+        raise Usage("--picture: only --peers draws one")
     wanted = rows(arguments)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -81,13 +94,13 @@ def run(arguments: argparse.Namespace) -> int:
         path = target("--json", arguments.json)
         here = machine.describe()
         for number, row in enumerate(wanted, 1):
-            _begin(row.label, number, len(wanted))
+            begin(row.label, number, len(wanted))
             result = measure.measure(
                 row,
                 QUICK if arguments.quick else Plan(),
                 with_memory=not (arguments.quick or arguments.no_memory),
                 with_faults=arguments.no_page_faults,
-                progress=functools.partial(_progress, row.label),
+                progress=functools.partial(show_progress, row.label),
             )
             results.append(result)
             document = report.document("models", here, [one.to_dict() for one in results])
@@ -102,16 +115,3 @@ def run(arguments: argparse.Namespace) -> int:
         for line in report.notes(results):
             out.print(line, markup=False, soft_wrap=True)
     return 0 if all(result.ok for result in results) else 1
-
-
-def _begin(label: str, number: int, count: int) -> None:
-    """A line for each row where the error stream is a file: minutes of silence look like a hang."""
-    if not sys.stderr.isatty():
-        print(f"{label} ({number} of {count})", file=sys.stderr, flush=True)
-
-
-def _progress(label: str, step: str) -> None:
-    """One line on a terminal, which the next one overwrites; nothing elsewhere."""
-    if sys.stderr.isatty():
-        text = f"{label}: {step}" if step else ""
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

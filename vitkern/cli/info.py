@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
+import importlib
 import os
 import re
 from typing import Any
@@ -57,7 +56,7 @@ def collect() -> dict[str, Any]:
             "isa": here.isa,
         },
         "ops": _ops(),
-        "packages": {name: _package(name) for name in OPTIONAL},
+        "packages": {name: machine.package_version(name) for name in OPTIONAL},
         "environment": {name: os.environ.get(name) for name in _variables()},
     }
 
@@ -79,17 +78,6 @@ def _ops() -> dict[str, dict[str, str | None]]:
             for backend, reasons in operator.refusals(call).items()
         }
     return found
-
-
-def _package(name: str) -> str | None:
-    """The version, or None where the package is missing."""
-    if importlib.util.find_spec(name) is None:
-        return None
-    distribution = next(iter(importlib.metadata.packages_distributions().get(name, ())), name)
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown version"
 
 
 def _variables() -> list[str]:

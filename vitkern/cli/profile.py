@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from pathlib import Path
 
 from vitkern.cli._arguments import positive
-from vitkern.cli._errors import Failure, Usage, user_errors
+from vitkern.cli._errors import user_errors
 
 HELP = "time, operations, bytes and share of the peak of each operator in a timm model"
 
@@ -34,21 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
     from vitkern.bench.passes import make_pass
     from vitkern.bench.profile import profile
     from vitkern.bench.timing import QUICK, Plan
-    from vitkern.cli._output import console, print_json, target, writing
+    from vitkern.cli._output import check_picture, console, print_json, target, writing
     from vitkern.patching import patch
 
-    name = arguments.picture
-    if name is not None and Path(name).suffix not in (".png", ".svg", ".pdf"):
-        raise Usage(f"--picture: {Path(name).name} ends in none of .png, .svg, .pdf")
-    if name is not None and importlib.util.find_spec("matplotlib") is None:
-        raise Failure("--picture: matplotlib is not installed: pip install matplotlib")
+    check_picture(arguments.picture)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     mode = "train" if arguments.train else "eval"
     row = models.Row(arguments.model, arguments.batch, mode, arguments.dtype)
     with user_errors():
         models.check_name(row.model)
-        path, picture = target("--json", arguments.json), target("--picture", name)
+        path, picture = target("--json", arguments.json), target("--picture", arguments.picture)
         model, images = models.build(row)
         if not arguments.eager:
             patch(model)
