@@ -1,6 +1,7 @@
 """Options and the record of benchmarks: ``pytest benchmarks/ --benchmark-only [--store]``.
 
-Nothing here asserts a time. What is asserted, before anything is timed, is that results are right.
+Nothing here asserts a time, but that none is longer than eager's. What is asserted, before anything
+is timed, is that results are right.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--wide", action="store_true", help="40 rows of models instead of the five of the table"
     )
+    group.addoption(
+        "--tuned",
+        action="store_true",
+        help="do-no-harm: tune each model first, so that its ops take what was measured",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def record(request: pytest.FixtureRequest, benchmark: Any) -> Record:
     """Adds a row to pytest-benchmark's ``extra_info`` and to what ``--store`` writes.
 
-    A row has a ``name`` that is unique among its kind (``ops`` or ``models``).
+    A row has a ``name`` that is unique among its kind (``ops``, ``models`` or ``harm``).
     """
 
     def add(kind: str, row: dict[str, Any]) -> None:

@@ -1,0 +1,69 @@
+"""The verdict of the do-no-harm benchmark, on ratios that are made up."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from benchmarks.harm import CHANCE, SAME, Verdict, _place, verdict
+
+
+def noisy(median: float, count: int, noise: float, seed: int = 0) -> list[float]:
+    generator = random.Random(seed)
+    return [median * math.exp(generator.gauss(0.0, noise)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "median, count, noise, expected",
+    [
+        (1.2, 15, 0.01, "harmless"),
+        (1.0, 40, 0.01, "harmless"),
+        (0.9, 15, 0.01, "slower"),
+        (0.97, 60, 0.01, "slower"),
+        (1.0, 15, 0.3, "undecided"),  # too noisy to tell, and so no pass
+        (0.98, 15, 0.02, "undecided"),
+        (0.5, 5, 0.0, "undecided"),  # too few rounds
+        (2.0, 3, 0.0, "undecided"),
+    ],
+)
+def test_outcome(median: float, count: int, noise: float, expected: str) -> None:
+    assert verdict(noisy(median, count, noise), rows=40).outcome == expected
+
+
+@pytest.mark.parametrize("median", [0.5, 2.0])
+def test_on_a_busy_machine_nothing_is_decided(median: float) -> None:
+    assert verdict([median] * 50, rows=40, busy=True).outcome == "undecided"
+
+
+def test_one_slow_round_is_no_finding() -> None:
+    assert verdict([1.1] * 14 + [0.1], rows=40).outcome == "harmless"
+
+
+def test_all_rows_together_are_rarely_wrong() -> None:
+    """Twins of eager, that differ by SAME: as many false findings as CHANCE allows."""
+    runs = 300
+    wrong = sum(
+        any(
+            verdict(noisy(1.0 - SAME, 20, 0.05, 40 * run + row), rows=40).outcome == "slower"
+            for row in range(40)
+        )
+        for run in range(runs)
+    )
+    assert wrong / runs <= 1.5 * CHANCE
+
+
+def test_the_bound_is_the_binomial_distributions() -> None:
+    # Of 15 throws, 3 or fewer heads have a chance of 0.0176, 4 or fewer one of 0.0592.
+    assert _place(15, 0.05) == 4
+    assert [_place(n, 0.05) for n in (0, 4, 5, 8)] == [0, 0, 1, 2]
+    found = verdict([float(i) for i in range(1, 16)], rows=1)
+    assert (found.lower, found.upper) == (4.0, 12.0)
+
+
+def test_json_has_no_infinity() -> None:
+    assert verdict([1.0], rows=40).to_dict() == {
+        "outcome": "undecided", "lower": None, "upper": None,
+    }  # fmt: skip
+    assert Verdict("slower", 0.5, 0.9).to_dict()["upper"] == 0.9
