@@ -59,6 +59,18 @@ def test_between_is_called_around_every_round_and_not_timed() -> None:
     assert result.seconds["a"] == (1.0, 1.0, 1.0)
 
 
+def test_before_is_called_with_a_name_before_every_sample_and_not_timed() -> None:
+    clock = Clock()
+
+    def before(name: str) -> None:
+        clock.runs(name.upper(), 5.0)()
+
+    runs = {"a": clock.runs("a", 1.0), "b": clock.runs("b", 2.0)}
+    result = interleave(runs, plan(min_rounds=2), before=before, clock=clock)
+    assert "".join(clock.log) == "AaaBbb" + "AaBb" + "BbAa"
+    assert result.seconds == {"a": (1.0, 1.0), "b": (2.0, 2.0)}
+
+
 def test_fast_callables_are_called_several_times_in_a_sample() -> None:
     clock = Clock()
     runs = {"slow": clock.runs("s", 1.0), "fast": clock.runs("f", 0.001)}
