@@ -17,14 +17,14 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
   // weight (N, K) -> opaque buffer for the instruction set in use. It also says in which form products
   // with this weight take their operands: in the weight's own dtype, or rounded to bfloat16.
   m.def("pack_weight(Tensor weight, bool bfloat16) -> Tensor");
-  // The same for products of integers: values (N, K) int8 in -127 to 127, scale (N,) float32. Activations
-  // are cut into `levels` steps of the range (low, high), which includes 0, or of each row's own (None).
-  // For inference only.
-  m.def("pack_int8(Tensor values, Tensor scale, float? low, float? high, int levels) -> Tensor");
+  // The same for products of integers: values (N, K) int8, scale (N,) float32. Activations are cut into
+  // 255 steps of the range (low, high), which includes 0, or of each row's own (None). For inference only.
+  m.def("pack_int8(Tensor values, Tensor scale, float? low, float? high) -> Tensor");
   // Bytes of what these two make: form 0 own, 1 bfloat16, 2 int8.
   m.def("packed_bytes(int form, bool bfloat16_weight, int outputs, int inputs) -> int");
-  // The most levels that the instruction set in use takes.
-  m.def("activation_levels() -> int");
+  // Whether the instruction set in use sums products of integers in 16 bits, two by two: then the positive
+  // of values (2 i, 2 i + 1) of a row must not be more than 128 together, nor the negative.
+  m.def("sums_pairs() -> bool");
 
   // y = residual + gamma * activation(x @ weight.T + bias); x (..., K) -> y (..., N).
   // pre = x @ weight.T + bias (..., N) in x's dtype where save_pre.

@@ -125,7 +125,7 @@ void set_isa(std::string name) {
   STD_TORCH_CHECK(false, "vitkern: no instruction set '", name, "' runs here; there are ", isas());
 }
 
-int64_t activation_levels() { return kernels().activation_levels; }
+bool sums_pairs() { return kernels().sums_pairs; }
 
 double peak_gflops(double seconds, bool all_threads) {
   using Clock = std::chrono::steady_clock;
@@ -190,7 +190,7 @@ STABLE_TORCH_LIBRARY_IMPL(vitkern_cpu, CompositeExplicitAutograd, m) {
   m.impl("isas", TORCH_BOX(&isas));
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("set_isa", TORCH_BOX(&set_isa));
-  m.impl("activation_levels", TORCH_BOX(&activation_levels));
+  m.impl("sums_pairs", TORCH_BOX(&sums_pairs));
   m.impl("peak_gflops", TORCH_BOX(&peak_gflops));
 }
 

@@ -20,7 +20,7 @@ struct Kernels {
   void (*pack_int8)(const Runtime&, const PackInt8Args&);
   int64_t (*packed_bytes)(Type, Form, int64_t out, int64_t in);
   int width, panel;  // floats in a vector, and columns in a panel of a packed weight
-  int activation_levels;  // steps of the range of an int8 product's activations
+  bool sums_pairs;    // whether products of integers are summed two by two in 16 bits
 
   void (*linear)(const Runtime&, const LinearArgs&);
   void (*linear_backward)(const Runtime&, const LinearBackwardArgs&);

@@ -18,7 +18,17 @@ Tensor pack_weight(Tensor weight, bool bfloat16) {
   return packed;
 }
 
-Tensor pack_int8(Tensor values, Tensor scale, std::optional<double> low, std::optional<double> high, int64_t levels) {
+// Whether 255 times any two neighbours, added up, stays in 16 bits.
+bool pairs_fit(const int8_t* values, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c + 1 < columns; c += 2) {
+      const int a = values[r * columns + c], b = values[r * columns + c + 1];
+      if (a + b > 128 || a + b < -128) return false;  // of different signs they can't overflow
+    }
+  return true;
+}
+
+Tensor pack_int8(Tensor values, Tensor scale, std::optional<double> low, std::optional<double> high) {
   values = dense(values);
   scale = dense(scale);
   const Kernels& k = kernels();
@@ -26,11 +36,11 @@ Tensor pack_int8(Tensor values, Tensor scale, std::optional<double> low, std::op
   STD_TORCH_CHECK(values.scalar_type() == ScalarType::Char && scale.scalar_type() == ScalarType::Float &&
                       scale.numel() == out,
                   "pack_int8: values must be int8 and scale float32, one for each row");
-  STD_TORCH_CHECK(levels >= 1 && levels <= k.activation_levels, "pack_int8: levels must be 1 to ", k.activation_levels,
-                  ", got ", levels);
+  STD_TORCH_CHECK(!k.sums_pairs || pairs_fit((const int8_t*)data(values), out, in),
+                  "pack_int8: values that overflow the 16-bit sums of two products of this instruction set");
   Tensor packed = empty(values, {k.packed_bytes(Type::f32, Form::int8, out, in)}, ScalarType::Byte);
   k.pack_int8(runtime(), {(const int8_t*)data(values), (const float*)data(scale), out, in, !low, (float)low.value_or(0),
-                          (float)high.value_or(0), (int32_t)levels, data(packed)});
+                          (float)high.value_or(0), data(packed)});
   return packed;
 }
 

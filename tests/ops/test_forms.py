@@ -15,8 +15,7 @@ from tests.ops.harness import kernels, on_isa
 from vitkern import UnsupportedInput, ops
 from vitkern.ops import _cpu
 from vitkern.ops.weights import (
-    FULL_LEVELS,
-    SAFE_LEVELS,
+    LEVELS,
     Bfloat16Weight,
     ConvertedWeight,
     Int8Weight,
@@ -155,23 +154,26 @@ def test_attention_blocks(isa: str, form: str) -> None:
 def test_int8_arithmetic_is_exact(isa: str) -> None:
     """Whole numbers within the range come out as without quantization, to the last bit."""
     with on_isa(isa):
-        levels = _cpu.activation_levels()
         for rows, inputs, width in [(13, 30, 40), (200, 1000, 17)]:
             generator = torch.Generator().manual_seed(1)
-            w = torch.randint(-127, 128, (width, inputs), generator=generator).float()
-            w[:, 0] = 127.0  # so that the scale is 1
-            x = torch.randint(-20, levels - 20 + 1, (rows, inputs), generator=generator).float()
-            x[:, 0], x[:, 1] = -20.0, float(levels - 20)
+            w = torch.randint(-63, 64, (width, inputs), generator=generator).float()
+            w[:, 0], w[:, 1] = 127.0, 0.0  # so that the scale is 1
+            x = torch.randint(-20, LEVELS - 20 + 1, (rows, inputs), generator=generator).float()
+            x[:, 0], x[:, 1] = -20.0, LEVELS - 20.0
             weight = torch.nn.Parameter(w)
-            for converted in (Int8Weight(weight), Int8Weight(weight, -20.0, levels - 20.0)):
+            for converted in (Int8Weight(weight), Int8Weight(weight, -20.0, LEVELS - 20.0)):
                 y = ops.linear(x, converted, backend="cpu")
                 assert torch.equal(y, (x.double() @ w.double().T).float())
             # The largest sums of two products, which narrower arithmetic would clip.
             for sign in (1.0, -1.0):
-                big = torch.full((5, inputs), float(levels))
+                big = torch.full((5, inputs), float(LEVELS))
                 big[:, 0] = 0.0
-                full = torch.nn.Parameter(torch.full((width, inputs), 127.0 * sign))
-                y = ops.linear(big, Int8Weight(full, 0.0, levels), backend="cpu")
+                full = w.abs().clamp_max(63.0) * sign
+                full[:, 0] = 127.0 * sign
+                full[:, 2], full[:, 3] = 64.0 * sign, 63.0 * sign
+                converted = Int8Weight(torch.nn.Parameter(full), 0.0, LEVELS)
+                assert torch.equal(converted.quantized()[1], torch.ones(width))
+                y = ops.linear(big, converted, backend="cpu")
                 assert torch.equal(y, (big.double() @ full.double().T).float())
 
 
@@ -266,17 +268,23 @@ def test_a_gradient_is_an_error(form: str) -> None:
 
 @needs_kernels
 @torch.no_grad()
-def test_levels_that_overflow_are_refused() -> None:
-    weight = Int8Weight(parameter(8, 16), levels=FULL_LEVELS)
+def test_weights_that_overflow_are_refused() -> None:
+    weight, paired = (Int8Weight(parameter(8, 16), paired=paired) for paired in (False, True))
     x = torch.randn(2, 16)
     for isa in ISAS:
         with on_isa(isa):
-            if _cpu.activation_levels() == FULL_LEVELS:
+            ops.linear(x, paired, backend="cpu")
+            if not _cpu.sums_pairs():
                 ops.linear(x, weight, backend="cpu")
-            else:
-                with pytest.raises(UnsupportedInput, match="255 levels, which overflow"):
-                    ops.linear(x, weight, backend="cpu")
-            ops.linear(x, Int8Weight(weight.source, levels=SAFE_LEVELS), backend="cpu")
+                continue
+            with pytest.raises(UnsupportedInput, match="16-bit sums of two"):
+                ops.linear(x, weight, backend="cpu")
+            values = torch.tensor([[1, 127, 1, 1]], dtype=torch.int8)
+            torch.ops.vitkern_cpu.pack_int8(values, torch.ones(1), None, None)
+            for bad in (values + 1, -values - 1):
+                bad[0, 1] = values[0, 1] * bad[0, 0].sign()
+                with pytest.raises(RuntimeError, match="16-bit sums of two"):
+                    torch.ops.vitkern_cpu.pack_int8(bad, torch.ones(1), None, None)
 
 
 @needs_kernels
@@ -286,10 +294,8 @@ def test_packed_for_another_weight_is_an_error() -> None:
     run = torch.ops.vitkern_cpu.linear
     with pytest.raises(RuntimeError, match="packed for another weight"):
         run(torch.randn(2, 16), parameter(8, 12), packed, None, 0, None, None, False)
-    with pytest.raises(RuntimeError, match="levels must be 1 to"):
-        torch.ops.vitkern_cpu.pack_int8(
-            torch.zeros(2, 2, dtype=torch.int8), torch.ones(2), None, None, 256
-        )
+    with pytest.raises(RuntimeError, match="values must be int8 and scale float32"):
+        torch.ops.vitkern_cpu.pack_int8(torch.zeros(2, 2), torch.ones(2), None, None)
 
 
 @needs_kernels
@@ -334,10 +340,24 @@ def test_autocast_leaves_converted_products_alone() -> None:
 
 
 def test_quantize_rows() -> None:
-    w = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
-    values, scale = quantize_rows(w)
-    assert values.tolist() == [[64, -127, 32], [0, 0, 0]]
-    assert torch.allclose(scale, torch.tensor([2.0 / 127.0, 0.0]))
+    w = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [3.0, 1.0, 4.0]])
+    values, scale = quantize_rows(w, paired=False)
+    assert values.tolist() == [[64, -127, 32], [0, 0, 0], [95, 32, 127]]
+    assert torch.allclose(scale, torch.tensor([2.0, 0.0, 4.0]) / 127.0)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 384])
+def test_pairs_of_quantized_rows_fit(columns: int) -> None:
+    w = parameter(300, columns).detach()
+    w[0] = 1.0
+    w[1] = -1.0
+    values, scale = quantize_rows(w, paired=True)
+    wide = F.pad(values.int(), (0, columns % 2)).unflatten(1, (-1, 2))
+    for part in (wide.clamp_min(0), wide.clamp_max(0).neg()):
+        assert part.sum(dim=2).max() <= 128
+    error = (values * scale[:, None] - w).abs()
+    assert (error <= scale[:, None] / 2 * 1.0001).all()
+    assert (scale <= quantize_rows(w, paired=False)[1] * 2.0001).all()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +369,6 @@ def test_quantize_rows() -> None:
         (lambda: Int8Weight(torch.ones(3, 3), 1.0), ValueError, "both be given"),
         (lambda: Int8Weight(torch.ones(3, 3), 2.0, 1.0), ValueError, "in order, got 2"),
         (lambda: Int8Weight(torch.ones(3, 3), 0.0, float("nan")), ValueError, "finite"),
-        (lambda: Int8Weight(torch.ones(3, 3), levels=15), ValueError, "levels must be"),
     ],
 )
 def test_bad_arguments(make: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from vitkern._library import load
-from vitkern.ops.weights import FULL_LEVELS, ConvertedWeight, Int8Weight
+from vitkern.ops.weights import ConvertedWeight, Int8Weight
 
 # The index of a name is the ``activation`` of csrc/registration.cpp.
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
@@ -19,6 +19,7 @@ ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
 _STATUS = load()
 _DTYPES = (torch.float32, torch.bfloat16)
 _STRIDED = torch.strided
+_NOT_PAIRED = "int8 that overflows 16-bit sums of two products; takes Int8Weight(paired=True)"
 
 
 def missing() -> str | None:
@@ -39,16 +40,9 @@ def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]
         if tensor.layout is not _STRIDED:
             return [f"layout {tensor.layout}; takes strided tensors"]
-        if isinstance(tensor, Int8Weight) and tensor.levels > activation_levels():
-            return [_too_fine(tensor)]
+        if isinstance(tensor, Int8Weight) and sums_pairs() and not tensor.paired:
+            return [_NOT_PAIRED]
     return []
-
-
-def _too_fine(weight: Int8Weight) -> str:
-    return (
-        f"int8 with {weight.levels} levels, which overflow this processor's 16-bit sums;"
-        f" takes {activation_levels()}"
-    )
 
 
 def block_refusals(
@@ -62,8 +56,8 @@ def block_refusals(
     if reasons:
         return reasons
     for other in others:
-        if isinstance(other, Int8Weight) and other.levels > activation_levels():
-            return [_too_fine(other)]
+        if isinstance(other, Int8Weight) and sums_pairs() and not other.paired:
+            return [_NOT_PAIRED]
         if other is not None and not (
             other.is_cpu and other.dtype is dtype and other.layout is _STRIDED
         ):
@@ -122,7 +116,7 @@ def _pack(weight: Weight) -> torch.Tensor:
     run = torch.ops.vitkern_cpu
     if isinstance(weight, Int8Weight):
         values, scale = weight.quantized()
-        packed: torch.Tensor = run.pack_int8(values, scale, weight.low, weight.high, weight.levels)
+        packed: torch.Tensor = run.pack_int8(values, scale, weight.low, weight.high)
     else:
         rounded = isinstance(weight, ConvertedWeight)
         packed = run.pack_weight(_source(weight).detach().flatten(1), rounded)
@@ -205,14 +199,14 @@ def drop_packed(weights: Iterable[torch.Tensor]) -> None:
             del _cache[key]
 
 
-def activation_levels() -> int:
-    """Steps of an activation's range in int8 products of the instruction set in use."""
-    levels: int = torch.ops.vitkern_cpu.activation_levels() if _STATUS.available else FULL_LEVELS
-    return levels
+def sums_pairs() -> bool:
+    """Whether the instruction set in use sums products of int8 two by two, in 16 bits."""
+    pairs: bool = _STATUS.available and torch.ops.vitkern_cpu.sums_pairs()
+    return pairs
 
 
-# What is compiled keeps the figure of the processor that it was compiled on.
-activation_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# What is compiled keeps the answer for the processor that it was compiled on.
+sums_pairs._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 if _STATUS.available:
@@ -230,7 +224,6 @@ if _STATUS.available:
         scale: torch.Tensor,
         low: float | None,
         high: float | None,
-        levels: int,
     ) -> torch.Tensor:
         size = torch.ops.vitkern_cpu.packed_bytes(2, False, *values.shape)
         return values.new_empty(size, dtype=torch.uint8)

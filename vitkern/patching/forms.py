@@ -77,7 +77,7 @@ def alike(one: ConvertedWeight | None, other: ConvertedWeight | None) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, Int8Weight) and isinstance(other, Int8Weight):
-        return (one.low, one.high, one.levels) == (other.low, other.high, other.levels)
+        return (one.low, one.high, one.paired) == (other.low, other.high, other.paired)
     return True
 
 

@@ -14,7 +14,6 @@ struct alignas(64) PackedHeader {
   int32_t width, panel, type, form;
   int64_t out, in;
   float low, high;  // int8: the range of activations, in order, or the other way round for each row's own
-  int32_t levels;
 };
 inline constexpr uint64_t kPackedMagic = 0x324b50564b544956;  // bump when the layout changes
 
@@ -51,7 +50,6 @@ struct PackInt8Args {
   int64_t out, in;
   bool dynamic;
   float low, high;
-  int32_t levels;
   void* packed;
 };
 

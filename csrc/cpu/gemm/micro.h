@@ -27,12 +27,12 @@ enum class Dot { f32, bf16_pairs, u8_s8 };
 #define VITKERN_BF16_DOT 0  // 1: the instruction, 2: emulated, for tests
 #endif
 
-// Steps of the range of an int8 product's activations. Without VNNI two products are summed in 16 bits,
-// which 255 * 127 * 2 would overflow.
+// Without VNNI the sum of two products of bytes has 16 bits, and saturates: weights must be such that
+// it cannot (see pack_int8).
 #if defined(__AVX512VNNI__) || !defined(__AVX2__) || defined(VITKERN_EXACT_INT8)
-constexpr int kActivationLevels = 255;
+constexpr bool kSumsPairs = false;
 #else
-constexpr int kActivationLevels = 127;
+constexpr bool kSumsPairs = true;
 #endif
 
 VK_INLINE vi multiply_add_bytes(vi a, vi b, vi c) {

@@ -17,8 +17,8 @@ VK_INLINE bool good_stride(int64_t stride) { return stride % 512 != 0; }
 struct Range {
   bool dynamic;
   float low, high;
-  float levels;  // steps that the range is cut into
 };
+constexpr float kLevels = 255;  // steps that it is cut into
 
 // A row as float32: in place where it is that already.
 template <class T>
@@ -65,14 +65,14 @@ VK_INLINE vf rounded_to_bf16(vf x) {
     for (int j = 0; j < W; j++)
       if (bad[j]) high = __builtin_nanf("");
   }
-  float step = (high - low) / range.levels;
+  float step = (high - low) / kLevels;
   if (step == 0.f) step = 1.f;
   const float inverse = 1.f / step, magic = 12582912.f;  // 1.5 * 2^23, as in exp2_bounded
   const float zero = step == step ? (-low * inverse + magic) - magic : 0.f;
   tail[0] = step;
   const int32_t bits = (int32_t)zero;
   memcpy(tail + 1, &bits, 4);
-  const vf scale = splat(inverse), least = splat(-zero), most = splat(range.levels - zero), to_bits = splat(magic + zero);
+  const vf scale = splat(inverse), least = splat(-zero), most = splat(kLevels - zero), to_bits = splat(magic + zero);
   auto byte = [&](vf v) __attribute__((always_inline)) { return (vi)(max(least, min(most, v * scale)) + to_bits); };
   int64_t i = 0;
   for (; i + W <= k; i += W) {

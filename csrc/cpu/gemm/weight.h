@@ -48,7 +48,7 @@ static void pack_int8(const Runtime& rt, const PackInt8Args& a) {
   using C = Compute<float, Form::int8>;
   PackedHeader* header = (PackedHeader*)a.packed;
   *header = {kPackedMagic, W, NR, (int32_t)Type::f32, (int32_t)Form::int8, a.out, a.in,
-             a.dynamic ? 1.f : a.low, a.dynamic ? 0.f : a.high, a.levels};
+             a.dynamic ? 1.f : a.low, a.dynamic ? 0.f : a.high};
   const int64_t steps = C::steps(a.in), columns = round_up(a.out, W);
   float* panels = (float*)(header + 1);
   float* scale = panels + packed_floats(a.out, steps);
@@ -113,7 +113,7 @@ static Operand transposed_weight(const Runtime& rt, Slot slot, const Weight& w) 
     const PackedHeader* header = (const PackedHeader*)w.packed;
     b.scale = b.panels + packed_floats(w.out, C::steps(w.in));
     b.sums = (const int32_t*)(b.scale + round_up(w.out, W));
-    b.range = {header->low > header->high, header->low, header->high, (float)header->levels};
+    b.range = {header->low > header->high, header->low, header->high};
   } else if (!b.panels) {
     float* out = (float*)rt.scratch(slot, packed_floats(w.out, C::steps(w.in)) * 4 + kPrefetchSlack);
     pack_weight<C>(rt, (const T*)w.data, w.out, w.in, out);
