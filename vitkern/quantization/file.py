@@ -1,0 +1,85 @@
+"""The files of quantized models: format, checks of what is in one, and whole files only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "vitkern.quantized"
+VERSION = 1
+
+Entries = dict[str, dict[str, Any]]
+"""Of each layer in int8: ``low`` and ``high`` of its input or None, whether it is ``paired``, and
+the ``dtype`` of its weight."""
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], Entries]:
+    """Tensors, metadata, and what it says of the layers in int8."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{str(path)!r} is no file of vitkern.save_quantized")
+            if metadata.get("version") != str(VERSION):
+                raise ValueError(
+                    f"{str(path)!r} is of version {metadata.get('version')} of its format, from"
+                    f" vitkern {metadata.get('vitkern')}; this vitkern reads version {VERSION}"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+    try:
+        entries: Entries = json.loads(metadata["layers"])
+        for entry in entries.values():
+            ends = entry["low"], entry["high"]
+            finite = all(isinstance(end, float) and math.isfinite(end) for end in ends)
+            if not (ends == (None, None) or (finite and ends[0] <= ends[1])):
+                raise ValueError(f"{ends} is no range")
+            if not isinstance(entry["paired"], bool) or not isinstance(entry["dtype"], str):
+                raise ValueError(f"{entry} is no layer")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: its metadata has no layers") from error
+    return tensors, metadata, entries
+
+
+def write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
+    """All of the file, on the disk, or nothing."""
+    from safetensors.torch import save_file
+
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{str(path.parent)!r} is not a directory")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        save_file(tensors, beside, metadata)
+        _flush(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def keys(name: str) -> tuple[str, str]:
+    """The entries of a layer's values and scales."""
+    prefix = f"{name}." if name else ""
+    return f"{prefix}weight", f"{prefix}weight_scale"
