@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vitkern.dispatch.measured import file as module
 from vitkern.dispatch.measured.file import Decision, DecisionFile
-from vitkern.dispatch.measured.key import Key
+from vitkern.dispatch.measured.key import Key, to_text
 
 ENVIRONMENT = {"torch": "1", "cores": 2}
 DECISION = Decision("eager", "cpu", {"cpu": 2.0, "eager": 1.0})
 
 
 def key(number: int) -> Key:
-    return ("op", "cpu", 1, ((number, 4), "float32", True, False, False), None)
+    return ("op", "cpu", 1, ((number, 4), torch.float32, True, False, False), None)
 
 
 @pytest.fixture
@@ -91,15 +92,15 @@ def damaged(content: Any) -> bytes:
         {"environment": {"torch": "2", "cores": 2}, "decisions": {}},
         {"environment": ENVIRONMENT, "decisions": []},
         {"environment": ENVIRONMENT, "decisions": {"not a key": vars(DECISION)}},
-        {"environment": ENVIRONMENT, "decisions": {repr(key(1)): None}},
-        {"environment": ENVIRONMENT, "decisions": {repr(key(1)): {"winner": "cpu"}}},
+        {"environment": ENVIRONMENT, "decisions": {to_text(key(1)): None}},
+        {"environment": ENVIRONMENT, "decisions": {to_text(key(1)): {"winner": "cpu"}}},
         {
             "environment": ENVIRONMENT,
-            "decisions": {repr(key(1)): {**vars(DECISION), "winner": "gpu"}},
+            "decisions": {to_text(key(1)): {**vars(DECISION), "winner": "gpu"}},
         },
         {
             "environment": ENVIRONMENT,
-            "decisions": {repr(key(1)): {**vars(DECISION), "seconds": ["cpu", "eager"]}},
+            "decisions": {to_text(key(1)): {**vars(DECISION), "seconds": ["cpu", "eager"]}},
         },
     ],
     ids=range(13),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from vitkern.dispatch.measured.key import from_text, key_of, to_text
+from vitkern.dispatch.measured.key import from_text, is_hashable, key_of, to_text
 
 
 class Call(NamedTuple):
@@ -54,17 +54,22 @@ class Subclass(torch.Tensor):
     [
         Call(X, object()),
         Call(X, size=[2, 3]),
-        Call(X, size=([2], 3)),
         Call(None),
         Call(X.to_sparse()),
         Call(torch.nested.nested_tensor([X], layout=torch.jagged)),
         Call(X.as_subclass(Subclass)),
         Call(X.to("meta")),
     ],
-    ids=["object", "list", "list-in-tuple", "no-tensor", "sparse", "nested", "subclass", "meta"],
+    ids=["object", "list", "no-tensor", "sparse", "nested", "subclass", "meta"],
 )
 def test_about_some_calls_nothing_can_be_decided(call: Call) -> None:
     assert key_of("op", call) is None
+
+
+def test_a_key_may_be_impossible_to_look_up() -> None:
+    key = key_of("op", Call(X, size=([2], 3)))
+    assert key is not None
+    assert not is_hashable(key)
 
 
 @pytest.mark.parametrize("call", [Call(X), Call(X, Converted(3)), Call(X.T, X, None, 0.25)])
@@ -73,7 +78,6 @@ def test_text_and_back(call: Call) -> None:
     assert key is not None
     text = to_text(key)
     assert text is not None
-    assert "torch" not in text
     assert from_text(text) == key
     assert hash(from_text(text)) == hash(key)
 

@@ -111,6 +111,18 @@ def test_a_decision_never_overrules_a_refusal(
     assert toy.select(CALL).name == "double"
 
 
+def test_calls_that_cannot_be_looked_up_take_the_fixed_order(
+    toy: Operator[ToyCall], timer: Timer
+) -> None:
+    odd = ToyCall(X, None, ([],))  # type: ignore[arg-type]
+    with measuring():
+        toy(CALL)
+        assert toy.select(odd).name == "double"
+    assert len(timer.timed) == 1
+    assert toy.select(odd).name == "double"
+    assert toy.select(CALL).name == "eager"
+
+
 def test_a_backend_that_no_longer_exists_is_not_chosen(toy: Operator[ToyCall]) -> None:
     key = key_of("toy", CALL)
     assert key is not None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 Key = tuple[Any, ...]
-"""The op's name, device, threads, then an entry a field. Hashable, of plain Python values."""
+"""The op's name, device, threads, then an entry a field. Hashable, unless a field is not."""
 
 _PLAIN = frozenset((type(None), bool, int, float, str, tuple))
 _Parameter = torch.nn.Parameter
@@ -26,27 +26,37 @@ def key_of(op: str, call: tuple[Any, ...]) -> Key | None:
     """
     wanted = torch.is_grad_enabled()
     device = None
-    parts: list[Any] = []
+    parts: list[Any] = [op, None, torch.get_num_threads()]
     try:
         for value in call:
             cls = type(value)
             if cls is torch.Tensor or cls is _Parameter:
-                if value.layout is not _STRIDED:
-                    return None
                 if device is None:
                     device = "cpu" if value.is_cpu else _device(value.device)
+                whole = value.is_contiguous()
+                if not whole and value.layout is not _STRIDED:
+                    return None
                 grad = wanted and value.requires_grad
-                dtype = _name(value.dtype)
-                parts.append((value.shape, dtype, value.is_contiguous(), cls is _Parameter, grad))
+                parts.append((value.shape, value.dtype, whole, cls is _Parameter, grad))
             elif cls in _PLAIN:
                 parts.append(value)
             else:
-                parts.append((value.form, value.shape, _name(value.dtype)))
-        key = (op, device, torch.get_num_threads(), *parts)
-        hash(key)
-    except (AttributeError, RuntimeError, TypeError):  # unknown objects, nested tensors
+                parts.append((value.form, value.shape, value.dtype))
+    except (AttributeError, RuntimeError):  # unknown objects, nested tensors
         return None
-    return None if device is None or device == "meta" else key
+    if device is None or device == "meta":
+        return None
+    parts[1] = device
+    return tuple(parts)
+
+
+def is_hashable(key: Key) -> bool:
+    """Whether the key can be looked up. Not said by ``key_of``: hashing it takes as long again."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def wants_gradient(call: tuple[Any, ...]) -> bool:
@@ -72,7 +82,7 @@ def from_text(text: str) -> Key:
         ValueError: no such text.
     """
     try:
-        key = ast.literal_eval(text)
+        key = _typed(ast.literal_eval(text))
         hash(key)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"not a key: {text[:80]!r}") from error
@@ -88,13 +98,20 @@ def first_shape(key: Key) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Without ``torch.Size``, whose text is not Python's."""
-    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+    """Of Python's own types: ``torch.Size`` and dtypes have texts that are not Python's."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, torch.dtype) else value
 
 
-@functools.cache
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _typed(value: Any) -> Any:
+    """The other way."""
+    if isinstance(value, tuple):
+        return tuple(map(_typed, value))
+    if isinstance(value, str) and value.startswith("torch."):
+        dtype = getattr(torch, value.removeprefix("torch."), None)
+        return dtype if isinstance(dtype, torch.dtype) else value
+    return value
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitkern.dispatch.measured import timing
-from vitkern.dispatch.measured.key import Key, key_of, wants_gradient
+from vitkern.dispatch.measured.key import Key, is_hashable, key_of, wants_gradient
 from vitkern.dispatch.measured.store import STORE, Decision
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ def choice(operator: Operator[Any], call: Any) -> Backend | None:
     decisions = shapes.get(getattr(call[0], "shape", None))
     if decisions is None:
         return None
-    key = key_of(operator.name, call)
-    backend = operator.backends.get(decisions.get(key, "")) if key is not None else None
+    try:
+        backend = operator.backends.get(decisions.get(key_of(operator.name, call) or (), ""))
+    except TypeError:  # a field that cannot be hashed
+        return None
     return backend if backend is not None and not backend.supports(call) else None
 
 
@@ -117,7 +119,7 @@ class Measurement:
             if not backend.supports(call)
         }
         key = key_of(operator.name, call)
-        if not takers or key is None:
+        if not takers or key is None or not is_hashable(key):
             return None
         use = self._uses.get(key)
         if use is not None:
