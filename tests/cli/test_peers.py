@@ -14,7 +14,7 @@ from vitkern.bench import report
 from vitkern.bench.models import Row
 from vitkern.bench.peers import ROWS, run
 from vitkern.bench.peers.result import Against, Entry, PeersResult
-from vitkern.bench.timing import QUICK, Plan, Summary
+from vitkern.bench.timing import Plan, Summary
 from vitkern.cli import _peers, bench
 
 MODEL = "vit_tiny_patch16_224"
@@ -68,7 +68,7 @@ def test_a_table_a_file_and_a_picture(
     assert document["versions"].keys() >= {"torch", "openvino", "onnxruntime", "nncf"}
     assert [row["row"]["batch"] for row in document["rows"]] == [1, 2]
     assert "<svg" in picture.read_text()
-    assert measured == [(Row(MODEL, 1), QUICK), (Row(MODEL, 2), QUICK)]
+    assert measured == [(Row(MODEL, batch), run.QUICK_PLAN) for batch in (1, 2)]
 
 
 def test_json_on_the_output_is_all_there_is(
@@ -76,7 +76,7 @@ def test_json_on_the_output_is_all_there_is(
 ) -> None:
     assert cli.main(["bench", MODEL, "--peers", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["ok"] is True
-    assert measured[0][1] == Plan()
+    assert measured[0][1] == run.PLAN
 
 
 def test_ours_that_is_wrong_is_status_1(measured: list[tuple[Row, Plan]]) -> None:

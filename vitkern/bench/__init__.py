@@ -14,6 +14,8 @@
     the rows: model, batch, mode, dtype.
 :mod:`~vitkern.bench.measure`
     all of these for one row.
+:mod:`~vitkern.bench.peers`
+    torch.compile, ONNX Runtime and OpenVINO beside ours.
 :mod:`~vitkern.bench.machine`, :mod:`~vitkern.bench.report`
     what was measured on, tables and JSON files.
 """

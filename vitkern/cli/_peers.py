@@ -49,7 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     from vitkern.bench import machine, models, report
     from vitkern.bench.peers import report as peers_report
     from vitkern.bench.peers import run as peers
-    from vitkern.bench.timing import QUICK, Plan
     from vitkern.cli._output import (
         begin,
         check_picture,
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             begin(row.label, number, len(wanted))
             result = peers.measure(
                 row,
-                QUICK if arguments.quick else Plan(),
+                peers.QUICK_PLAN if arguments.quick else peers.PLAN,
                 progress=functools.partial(show_progress, row.label),
             )
             results.append(result)

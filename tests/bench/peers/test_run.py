@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from vitkern._library import load
 from vitkern.bench import child
 from vitkern.bench.models import Row
 from vitkern.bench.passes import forward
@@ -251,6 +253,38 @@ def test_systems_leave_the_model_to_the_next(registered: Callable[..., None]) ->
     with pytest.raises(Unavailable, match="nothing was patched"):
         ours.build(model, torch.zeros(1, 3))
     assert dict(model.named_modules()) == before
+
+
+def test_everything_sleeps_before_each_sample(
+    registered: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that still spin would disturb whoever is next."""
+    slept: list[float] = []
+    registered(PLAIN, System("peer", "a", "fp32", scaled(1.0)))
+    monkeypatch.setattr(run, "SETTLE", 0.25)
+    monkeypatch.setattr(run.time, "sleep", slept.append)
+    run.measure(ROW, PLAN)
+    assert slept == [0.25] * 2 * (1 + 3)  # two systems: to warm up, and in each round
+
+
+def test_a_new_process_measures_the_real_table(tmp_path: Path) -> None:
+    """Without the peers, whose conversions are slow."""
+    model, images = run.build(ROW)
+    torch.save(run._references(model, images), tmp_path / "references.pt")
+    excluded = {system.name: "left out" for system in systems.SYSTEMS if system.peer}
+    argument = {"row": ROW.to_dict(), "plan": vars(PLAN), "folder": str(tmp_path)}
+    found = child.call(
+        "peers.run", "time_here", {**argument, "excluded": excluded}, run.ENVIRONMENT
+    )
+    assert found["entries"].keys() == {system.name for system in systems.SYSTEMS}
+    result = run._result(ROW, 10**9, found)
+    assert result.ok, [entry.reason for entry in result.entries]
+    ran = {entry.name for entry in result.entries if entry.seconds is not None}
+    assert EAGER in ran
+    assert not ran & excluded.keys()
+    if load().available:
+        assert {system.name for system in systems.SYSTEMS if system.ours} <= ran
+        assert result.floor is not None
 
 
 def test_versions_name_every_package(registered: Callable[..., None]) -> None:

@@ -12,12 +12,7 @@
     what was found, as JSON, tables and a picture.
 """
 
-from vitkern.bench.models import Row
+from vitkern.bench.models import TARGETS, Row
 
-ROWS: tuple[Row, ...] = (
-    Row("vit_small_patch16_224", 8),
-    Row("vit_base_patch16_224", 1),
-    Row("swin_tiny_patch4_window7_224", 8),
-    Row("swin_tiny_patch4_window7_224", 1),
-)
+ROWS: tuple[Row, ...] = tuple(row for row in TARGETS if row.mode == "eval")
 """What is measured by default."""

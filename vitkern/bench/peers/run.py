@@ -10,6 +10,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,25 @@ from vitkern.bench.peak import Peak, share
 from vitkern.bench.peers import systems
 from vitkern.bench.peers.result import Entry, PeersResult, against_best
 from vitkern.bench.peers.system import EAGER, Run, System, Unavailable, require
-from vitkern.bench.timing import Comparison, Plan, interleave
+from vitkern.bench.timing import QUICK, Comparison, Plan, interleave
 
-__all__ = ["measure", "time_here", "versions"]
+__all__ = ["PLAN", "QUICK_PLAN", "measure", "time_here", "versions"]
 
-SETTLE = 0.005
-"""Seconds of sleep before each sample. The threads of OpenMP (PyTorch and vitkern) spin for some
-milliseconds after their work, on the processors of whoever is next, and as the order rotates that
-is nearly always the same one. Measured on two cores, passes of 20 ms: ONNX Runtime after
-torch.compile took 23.9 ms without it, 22.0 ms with it and 20.7 ms alone. OpenVINO's threads
-disturbed nobody that could be seen. All begin with sleeping threads then, ours too: 19.1 ms became
-20.0 ms, and 18.9 ms alone."""
+SETTLE = 0.015
+"""Seconds of sleep before each sample. The threads of OpenMP, which PyTorch and vitkern use, spin
+after their work, on the processors of whoever is next; and as the order rotates, that is nearly
+always the same one. Measured: eager leaves threads that use 8 to 11 ms of processor time after a
+pass, OpenVINO 1.2 ms, ONNX Runtime 0.03 ms (its spinning is off). A pass of ONNX Runtime that
+follows torch.compile took 23.9 ms without sleep, 22.0 ms after 5 ms, 21.4 ms after 20 ms, and
+20.7 ms alone."""
+
+SAMPLE = 0.1
+"""Seconds that a sample takes at least: short passes are repeated in it. After the sleep each one's
+threads sleep too and its weights are in no cache, which no one meets who calls it again and again:
+vitkern took 20.0 ms in single passes then, and 18.9 ms alone."""
+
+PLAN, QUICK_PLAN = (replace(plan, sample_seconds=SAMPLE) for plan in (Plan(), QUICK))
+"""How long to measure."""
 
 ENVIRONMENT = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of processes that live on while others run
@@ -56,7 +65,7 @@ def versions() -> dict[str, str | None]:
 
 def measure(
     row: Row,
-    plan: Plan | None = None,
+    plan: Plan = PLAN,
     *,
     progress: Callable[[str], object] = lambda step: None,
 ) -> PeersResult:
@@ -64,7 +73,7 @@ def measure(
 
     Args:
         row: what to measure: a forward in float32.
-        plan: how long to time; None is ``Plan()``.
+        plan: how long to time.
         progress: told what is being done, and an empty string at the end.
 
     Raises:
@@ -84,7 +93,7 @@ def measure(
             torch.save(references, Path(folder) / "references.pt")
             del model, images
             progress("peers: convert and time")
-            argument = {"row": row.to_dict(), "plan": vars(plan or Plan()), "folder": folder}
+            argument = {"row": row.to_dict(), "plan": vars(plan), "folder": folder}
             found = _in_a_process(argument)
     finally:
         progress("")

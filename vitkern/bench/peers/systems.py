@@ -7,6 +7,7 @@ PyTorch uses.
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,14 +21,14 @@ from vitkern.patching import patch
 __all__ = ["SYSTEMS"]
 
 
-def _patched(model: nn.Module, images: torch.Tensor) -> Run:
-    """A patched copy.
+def _patched(model: nn.Module, images: torch.Tensor, *, dtype: torch.dtype | None = None) -> Run:
+    """A patched copy, with its products in ``dtype``.
 
     Raises:
         Unavailable: nothing was patched, so that it would be eager.
     """
     copied = copy.deepcopy(model)
-    same = nothing_patched(patch(copied))
+    same = nothing_patched(patch(copied, dtype=dtype))
     if same is not None:
         raise Unavailable(f"nothing was patched: {same}")
     return forward(copied, images)
@@ -43,6 +44,7 @@ SYSTEMS: tuple[System, ...] = (
     System("OpenVINO", "OpenVINO", "fp32", openvino.float32, OPENVINO),
     System("vitkern", OURS, "fp32", _patched),
     System("OpenVINO bf16", "OpenVINO", "bf16", openvino.bfloat16, OPENVINO),
+    System("vitkern bf16", OURS, "bf16", partial(_patched, dtype=torch.bfloat16)),
     System("OpenVINO int8", "OpenVINO", "int8", openvino.int8, (*OPENVINO, "nncf")),
 )
 """In the order in which they run in the first round."""
