@@ -9,7 +9,7 @@ from vitkern.bench import machine
 from vitkern.cli import info
 from vitkern.cli._errors import Failure, Usage, user_errors
 
-COMMANDS = ("info", "bench", "patch-report")
+COMMANDS = ("info", "bench", "patch-report", "profile", "tune")
 
 
 def exit_of(*argv: str) -> int:
@@ -47,6 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (("bench", "swin_tiny_patch4_window7"), "did you mean swin_tiny_patch4_window7_224"),
         (("bench", "--batch", "0"), "'0' is not a whole number above 0"),
         (("bench", "--threads", "two"), "'two' is not a whole number above 0"),
+        (("tune",), "MODEL or --clear is required"),
         (("bench", "--wide", "--train"), "--wide has its own models"),
     ],
 )
