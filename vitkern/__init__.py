@@ -3,18 +3,32 @@
 from vitkern import ops
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, measuring, use_backend
 from vitkern.patching import CannotPatch, PatchReport, patch, patched, unpatch
+from vitkern.quantization import (
+    CannotQuantize,
+    QuantizationReport,
+    dequantize,
+    load_quantized,
+    quantize,
+    save_quantized,
+)
 from vitkern.tuning import TuneReport, tune
 
 __all__ = [
     "CannotPatch",
+    "CannotQuantize",
     "PatchReport",
+    "QuantizationReport",
     "TuneReport",
     "UnknownBackend",
     "UnsupportedInput",
+    "dequantize",
+    "load_quantized",
     "measuring",
     "ops",
     "patch",
     "patched",
+    "quantize",
+    "save_quantized",
     "tune",
     "unpatch",
     "use_backend",

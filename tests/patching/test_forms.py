@@ -41,7 +41,7 @@ def patch(model: nn.Module, kind: str, backend: str | None = "eager") -> vitkern
         return vitkern.patch(model, dtype=torch.bfloat16, backend=backend)
     report = vitkern.patch(model, backend=backend)
     for name, layer in converted_layers(model):
-        give_form(Product(name, layer, Int8Weight(layer.weight, levels=127), None), backend)
+        give_form(Product(name, layer, Int8Weight(layer.weight), None), backend)
     return report
 
 
@@ -53,7 +53,7 @@ def rounded(layer: nn.Linear, kind: str) -> Any:
         return F.linear(x.bfloat16().float(), weight, layer.bias)
 
     def int8(x: torch.Tensor) -> torch.Tensor:
-        return Int8Weight(layer.weight.detach(), levels=127).product(x, layer.bias)
+        return Int8Weight(layer.weight.detach()).product(x, layer.bias)
 
     return {"bfloat16": bfloat16, "int8": int8}[kind]
 
