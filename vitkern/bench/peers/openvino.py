@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitkern.bench.peers.calibration import batches
 from vitkern.bench.peers.system import Run, Unavailable
 
 __all__ = ["PACKAGES", "bfloat16", "float32", "int8"]
 
 PACKAGES = ("openvino",)
-
-CALIBRATION_IMAGES = 8
 
 
 def float32(model: nn.Module, images: torch.Tensor) -> Run:
@@ -36,15 +35,12 @@ def int8(model: nn.Module, images: torch.Tensor) -> Run:
     """Quantized after training by NNCF; what stays floating-point runs in the best precision."""
     import nncf
 
-    # Other images of the same kind as those that it will be judged on.
-    generator = torch.Generator().manual_seed(3)
-    count = max(CALIBRATION_IMAGES // images.shape[0], 1)
-    batches = [torch.randn(images.shape, generator=generator).numpy() for _ in range(count)]
+    images_seen = [batch.numpy() for batch in batches(images)]
     quantized = nncf.quantize(
         _convert(model, images),
-        nncf.Dataset(batches),
+        nncf.Dataset(images_seen),
         model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=count,
+        subset_size=len(images_seen),
     )
     return _run(quantized, images, "bf16" if _has_bfloat16() else "f32")
 
