@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vitkern import cli
-from vitkern.bench import models
+from vitkern.bench import contention, models
+from vitkern.bench.contention import Contention
 from vitkern.dispatch.measured import STORE, timing
 
 MODEL = "vit_tiny_patch16_224"
@@ -55,6 +56,17 @@ def test_json(tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]) -
     (again,) = json.loads(capsys.readouterr().out)["rows"]
     assert [use["op"] for use in again["uses"]] == [use["op"] for use in entry["uses"]]
     assert all(use["cached"] for use in again["uses"] if use["decision"] is not None)
+
+
+def test_a_busy_machine_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contention.Meter, "result", lambda self: Contention(1.5, 2, 2))
+    for measured in (True, False):  # the second time there is nothing to measure
+        assert cli.main(["tune", MODEL]) == 0
+        text = capsys.readouterr().out
+        wrong = "1.5 of the machine's 2 cores, so some choices may be wrong: --clear" in text
+        assert wrong == (measured and "nothing to tune" not in text)
 
 
 def test_clear(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune and print, a table a batch."""
     import torch
 
-    from vitkern.bench import machine, models, report
+    from vitkern.bench import contention, machine, models, report
     from vitkern.cli._output import console, print_json, target, writing
     from vitkern.dispatch.measured import STORE
     from vitkern.tuning import tune
@@ -53,12 +53,22 @@ def run(arguments: argparse.Namespace) -> int:
             ]
         path = target("--json", arguments.json)
         forgotten = STORE.clear() if arguments.clear else 0
+        others = []
         for row in rows:
             model, images = models.build(row)
+            meter = contention.Meter()
+            meter.sample()
             found.append(tune(model, images))
+            meter.sample()
+            others.append(meter.result())
         entries = [
-            {"name": row.slug, "row": row.to_dict(), **one.to_dict()}
-            for row, one in zip(rows, found, strict=True)
+            {
+                "name": row.slug,
+                "row": row.to_dict(),
+                **one.to_dict(),
+                "contention": other and other.to_dict(),
+            }
+            for row, one, other in zip(rows, found, others, strict=True)
         ]
         document = report.document("tune", machine.describe(), entries)
         if path is not None:
@@ -70,9 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
     out = console()
     if arguments.clear:
         out.print(f"forgot {forgotten} file{'s' * (forgotten != 1)} of decisions")
-    for row, one in zip(rows, found, strict=True):
+    for row, one, other in zip(rows, found, others, strict=True):
         out.print(row.label, markup=False)
         out.print(one)
         if one.path is not None:
             out.print(f"kept in {one.path}", markup=False, soft_wrap=True)
+        if one.measured and other is not None and other.busy:
+            print(f"{other}, so some choices may be wrong: --clear, and tune again when it is idle")
     return 0
