@@ -100,6 +100,11 @@ def test_notes_have_reasons_in_full_and_once() -> None:
     text = "\n".join(report.notes([busy]))
     assert "other processes used 1.5 of the machine's 2 cores, so do not believe" in text
     assert "the machine was busy" in text
+    assert not any("page faults" in line for line in report.notes([result()]))
+    counted = result(entries=[entry("eager", "PyTorch", faults=12), entry("a", "A", faults=99)])
+    assert any(
+        "eager had only up to 12 page faults a pass" in line for line in report.notes([counted])
+    )
     assert report.notes([PeersResult(Row("a", 1), notes=["why"])]) == ["why"]
 
 

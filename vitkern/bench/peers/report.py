@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vitkern.bench.machine import Machine
 from vitkern.bench.peak import unsteady
 from vitkern.bench.peers.result import Against, Entry, PeersResult
-from vitkern.bench.peers.system import OURS, PRECISIONS
+from vitkern.bench.peers.system import EAGER, OURS, PRECISIONS
 from vitkern.bench.report import milliseconds, ratio_cell, replacing
 
 if TYPE_CHECKING:
@@ -117,12 +117,16 @@ def notes(results: Sequence[PeersResult]) -> list[str]:
             "ms: median of a pass of the batch, [quartiles]; all systems in turns in one process",
             "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
             " at the time; products in bf16 and int8 may exceed it",
-            "against eager: conversions leave memory at hand, so that eager has none of the page"
-            " faults here that it has in a process of its own: vitkern bench, without --peers, has"
-            " them",
             "cosine, error: of the logits with float64's, the worst image; error relative to the"
             " largest value",
         ]
+    eager = [e.faults for result in results for e in result.entries if e.name == EAGER]
+    faults = [one for one in eager if one is not None]
+    if faults:
+        lines.append(
+            "against eager: the conversions left memory at hand, so that eager had only up to"
+            f" {max(faults)} page faults a pass; in the process of vitkern bench it can have more"
+        )
     if any(result.against for result in results):
         lines.append(
             "peer's time / ours: median of the ratios of the rounds; above 1 ours is faster"
