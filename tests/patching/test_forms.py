@@ -17,6 +17,7 @@ from torch import nn
 import vitkern
 from tests.patching import zoo
 from tests.patching.test_changes import EDITS
+from vitkern._library import load
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching import forms
 from vitkern.patching.api import give_form
@@ -92,6 +93,22 @@ def test_products_are_computed_in_the_form(name: str, kind: str) -> None:
     assert 1e-4 < error < 0.1  # the form is visible
     # A value on the edge between two integers may go to either side.
     assert (got - wanted).norm() / wanted.norm() < (1e-5 if kind == "bfloat16" else 0.2 * error)
+
+
+@pytest.mark.skipif(not load().available, reason="needs the library")
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_compute_what_eager_does(name: str, kind: str) -> None:
+    model, x = build(name)
+    plain = infer(model, x)
+    patch(model, kind, "cpu")
+    got = infer(model, x)
+    patch(model, kind, "eager")
+    wanted = infer(model, x)
+    error = (wanted - plain).norm()
+    assert not torch.equal(got, plain)
+    assert (got - wanted).norm() < 0.8 * error  # values on the edge may be rounded either way
+    assert (got - plain).norm() < 1.5 * error
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
@@ -354,9 +371,10 @@ def _fresh_compiler() -> Iterator[None]:
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["vit-layer-scale", "swin"])
-def test_compiles_and_exports(name: str, kind: str) -> None:
+@pytest.mark.parametrize("backend", ["eager", None])
+def test_compiles_and_exports(name: str, kind: str, backend: str | None) -> None:
     model, x = build(name)
-    patch(model, kind)
+    patch(model, kind, backend)
     keys = {key for key, _ in model.named_parameters()}
     with torch.no_grad():
         wanted = model(x)

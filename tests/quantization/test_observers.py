@@ -80,7 +80,7 @@ def test_mse_cuts_a_rare_outlier_off() -> None:
     x = torch.cat([torch.randn(600000), torch.tensor([40.0])])
     low, high = mse_range(filled(x))
     assert high < 30
-    assert low == pytest.approx(x.min().item())
+    assert low < -3
 
 
 def test_constant_inputs() -> None:
