@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vitkern._library import load
 from vitkern.bench import child
 from vitkern.bench.models import Row
 from vitkern.bench.passes import forward
-from vitkern.bench.peers import run, systems
+from vitkern.bench.peers import onnx_runtime, run, systems
 from vitkern.bench.peers.result import Entry, PeersResult
 from vitkern.bench.peers.system import EAGER, OURS, Run, System, Unavailable, require
 from vitkern.bench.timing import Plan
@@ -267,21 +268,32 @@ def test_everything_sleeps_before_each_sample(
     assert slept == [0.25] * 2 * (1 + 3)  # two systems: to warm up, and in each round
 
 
-def test_a_new_process_measures_the_real_table(tmp_path: Path) -> None:
-    """Without the peers, whose conversions are slow."""
+@pytest.mark.slow
+def test_new_processes_measure_the_real_table_without_a_peer_that_kills_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other peers are left out, as their conversions are slow."""
+    broken = tmp_path / "packages"
+    for name in onnx_runtime.PACKAGES:
+        (broken / name).mkdir(parents=True)
+        (broken / name / "__init__.py").write_text("import os\nos.abort()\n")
+    path = os.pathsep.join(filter(None, (str(broken), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
     model, images = run.build(ROW)
     torch.save(run._references(model, images), tmp_path / "references.pt")
-    excluded = {system.name: "left out" for system in systems.SYSTEMS if system.peer}
+    left_out = {
+        system.name: "left out"
+        for system in systems.SYSTEMS
+        if system.peer and system.vendor != "ONNX Runtime"
+    }
     argument = {"row": ROW.to_dict(), "plan": vars(PLAN), "folder": str(tmp_path)}
-    found = child.call(
-        "peers.run", "time_here", {**argument, "excluded": excluded}, run.ENVIRONMENT
-    )
-    assert found["entries"].keys() == {system.name for system in systems.SYSTEMS}
-    result = run._result(ROW, 10**9, found)
+    result = run._result(ROW, 10**9, run._in_a_process(argument, left_out))
     assert result.ok, [entry.reason for entry in result.entries]
+    found = entries(result)
+    assert (found["ONNX Runtime"].reason or "").startswith("its process ended: ")
     ran = {entry.name for entry in result.entries if entry.seconds is not None}
     assert EAGER in ran
-    assert not ran & excluded.keys()
+    assert not ran & left_out.keys()
     if load().available:
         assert {system.name for system in systems.SYSTEMS if system.ours} <= ran
         assert result.floor is not None

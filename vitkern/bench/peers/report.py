@@ -203,7 +203,7 @@ def _panel(axes: Axes, result: PeersResult, colors: Mapping[str, str]) -> None:
         if label.get_text().startswith(OURS):
             label.set_fontweight("bold")
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(longest, 1e3 * (result.floor or 0.0)))
+    axes.set_xlim(0, 1.5 * max(longest, 1e3 * (result.floor or 0.0)))
     busy = result.contention is not None and result.contention.busy
     axes.set_title(result.row.label + " (busy)" * busy, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -111,9 +111,14 @@ def _references(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tenso
     }
 
 
-def _in_a_process(argument: Mapping[str, Any]) -> dict[str, Any]:
-    """``time_here`` in a new process; again, without the system that it died of, where it did."""
-    excluded: dict[str, str] = {}
+def _in_a_process(
+    argument: Mapping[str, Any], excluded: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """``time_here`` in a new process; again, without the system that it died of, where it did.
+
+    ``excluded`` are systems to leave out from the beginning, with the reasons.
+    """
+    excluded = dict(excluded or {})
     while True:
         current = _current(argument)
         current.unlink(missing_ok=True)
