@@ -67,10 +67,18 @@ def digits() -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.VisionTransformer(
-            img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=2, num_heads=4
+            img_size=8,
+            patch_size=4,
+            in_chans=1,
+            num_classes=10,
+            embed_dim=64,
+            depth=2,
+            num_heads=4,
+            class_token=False,
+            global_pool="avg",
         )
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
-        batches = [rows for _ in range(45) for rows in train[torch.randperm(len(train))].split(50)]
+        batches = [rows for _ in range(30) for rows in train[torch.randperm(len(train))].split(50)]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=len(batches))
         for rows in batches:
             optimizer.zero_grad()
