@@ -55,6 +55,11 @@ DATA: dict[str, tuple[Callable[[], Any], Error, str]] = {
     "too large": (lambda: images() * 1e38, ValueError, r"NaN or infinite values|NaN or infinite"),
     "float64": (lambda: images(dtype=torch.float64), TypeError, "float64.*weights are.*float32"),
     "bytes": (lambda: images().to(torch.uint8), TypeError, r"batch 0 is torch\.uint8"),
+    "elsewhere": (
+        lambda: images().to("meta"),
+        ValueError,
+        "batch 0 is on meta, but the model is on cpu",
+    ),
     "numbers": (lambda: [1, 2], TypeError, "batch 0 must be a tensor or begin with one, got int"),
     "targets first": (lambda: [("cat", images())], TypeError, "batch 0 must be a tensor or begin"),
     "a path": (lambda: "images.pt", TypeError, "calibration must be a tensor.*got str"),

@@ -104,9 +104,7 @@ def quantize(
     check_weights(chosen)
     taker, note = backend_of(chosen)
     with unchanged_on_error(model), undisturbed(model):
-        batches = []
-        if calibration is not None:
-            batches = batches_of(calibration, chosen[0].module.weight)
+        batches = [] if calibration is None else batches_of(calibration, model)
         wanted = reference_outputs(model, batches)
         if not is_patched(model):
             _patch(model, chosen, backend)

@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 
-def batches_of(calibration: Any, like: torch.Tensor) -> list[torch.Tensor]:
+def batches_of(calibration: Any, model: nn.Module) -> list[torch.Tensor]:
     """The inputs in ``calibration``, all in memory: the model sees them several times.
 
     Args:
         calibration: a tensor, which is one batch; or an iterable of tensors, or of tuples or lists
             that begin with one, as a DataLoader gives them.
-        like: a weight of the model, for device and dtype.
+        model: on whose devices, and in whose dtypes, inputs have to be.
 
     Raises:
         TypeError: something else, or a tensor of another dtype.
@@ -34,21 +34,28 @@ def batches_of(calibration: Any, like: torch.Tensor) -> list[torch.Tensor]:
         )
     else:
         items = list(calibration)
-    batches = [_batch(index, item, like) for index, item in enumerate(items)]
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    dtypes = list(dict.fromkeys(p.dtype for p in weights))
+    devices = list(dict.fromkeys(p.device for p in weights))
+    batches = [_batch(index, item, dtypes, devices) for index, item in enumerate(items)]
     if not batches:
         raise ValueError("calibration is empty: it has no batch")
     return batches
 
 
-def _batch(index: int, item: Any, like: torch.Tensor) -> torch.Tensor:
+def _batch(
+    index: int, item: Any, dtypes: list[torch.dtype], devices: list[torch.device]
+) -> torch.Tensor:
     name = f"calibration batch {index}"
     x = item[0] if isinstance(item, (tuple, list)) and len(item) else item
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor or begin with one, got {type(item).__name__}")
-    if x.dtype != like.dtype:
-        raise TypeError(f"{name} is {x.dtype}, but the model's weights are {like.dtype}")
-    if x.device != like.device:
-        raise ValueError(f"{name} is on {x.device}, but the model is on {like.device}")
+    if x.dtype not in dtypes:
+        wanted = " or ".join(map(str, dtypes))
+        raise TypeError(f"{name} is {x.dtype}, but the model's weights are {wanted}")
+    if x.device not in devices:
+        wanted = " or ".join(map(str, devices))
+        raise ValueError(f"{name} is on {x.device}, but the model is on {wanted}")
     if not x.numel():
         raise ValueError(f"{name} is empty: its shape is {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
