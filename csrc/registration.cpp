@@ -11,6 +11,9 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
   m.def("isas() -> str");
   m.def("isa() -> str");
   m.def("set_isa(str name) -> ()");
+  // Bytes that are kept for large outputs to come, beside the scratch memory of threads; and freeing them.
+  m.def("pooled_bytes() -> int");
+  m.def("release_pool() -> ()");
   // GFLOP/s of one thread (or all of them) doing nothing but fused multiply-adds for about `seconds`.
   m.def("peak_gflops(float seconds, bool all_threads) -> float");
 

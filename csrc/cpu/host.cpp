@@ -6,9 +6,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 namespace vitkern {
 
@@ -141,14 +138,6 @@ double peak_gflops(double seconds, bool all_threads) {
 }
 
 }  // namespace
-
-void ask_for_huge_pages(void* memory, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const uintptr_t begin = ((uintptr_t)memory + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = ((uintptr_t)memory + bytes) / kHugePage * kHugePage;
-  if (begin < end) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
-#endif
-}
 
 Weight weight_of(const Tensor& weight, const Maybe& packed) {
   Weight w{data(weight), data(packed), packed ? packed->numel() : 0, weight.size(0), weight.size(1), Form::native};

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace vitkern {
 
@@ -17,10 +18,6 @@ using torch::stable::Tensor;
 using Maybe = std::optional<Tensor>;
 
 Runtime runtime();
-// Large memory in pages of 2 MiB, where it holds whole ones: hundreds of page faults become one. A
-// hint, without effect on systems that do not know it.
-void ask_for_huge_pages(void* memory, size_t bytes);
-constexpr size_t kHugePage = 2 << 20;
 
 inline Type type_of(const Tensor& t) {
   if (t.scalar_type() == ScalarType::Float) return Type::f32;
@@ -37,9 +34,12 @@ inline Maybe dense(const Maybe& t) { return t ? Maybe(dense(*t)) : t; }
 
 // An uninitialised tensor of like's dtype and device (or of `dtype`).
 inline Tensor empty(const Tensor& like, std::vector<int64_t> sizes, std::optional<ScalarType> dtype = {}) {
+  const ScalarType type = dtype ? *dtype : like.scalar_type();
+  size_t bytes = type == ScalarType::BFloat16 ? 2 : 4;  // the pool takes no others
+  for (int64_t size : sizes) bytes *= (size_t)size;
+  if (std::optional<Tensor> t = pooled(sizes, bytes, type)) return *t;
   Tensor t = torch::stable::new_empty(like, sizes, dtype);
-  const size_t bytes = t.numel() * t.element_size();
-  if (bytes >= 2 * kHugePage) ask_for_huge_pages(t.mutable_data_ptr(), bytes);
+  if (bytes >= 2 * kHugePage) ask_for_huge_pages(t.mutable_data_ptr(), t.numel() * t.element_size());
   return t;
 }
 // The same where `wanted`, else a tensor with no elements.

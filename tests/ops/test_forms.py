@@ -336,7 +336,9 @@ def test_autocast_leaves_converted_products_alone() -> None:
         weight, x = make(parameter(8, 16)), torch.randn(3, 16)
         with torch.autocast("cpu", torch.bfloat16):
             y = ops.linear(x, weight)
+            z = ops.linear(x.bfloat16(), weight)
         assert torch.equal(y, ops.linear(x, weight))
+        assert torch.equal(z, ops.linear(x.bfloat16().float(), weight))
 
 
 def test_quantize_rows() -> None:

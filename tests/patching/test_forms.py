@@ -335,7 +335,6 @@ def test_functional_call_uses_the_given_parameters(kind: str) -> None:
     assert torch.equal(infer(model, x), before)
 
 
-@pytest.mark.xfail(strict=False, reason="ops do not take x in the weight's dtype there yet")
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_autocast_leaves_products_alone(kind: str) -> None:
     model, x = build("vit")

@@ -240,16 +240,23 @@ def autocasts(x: torch.Tensor) -> bool:
 def autocast(*tensors: Any) -> tuple[Any, ...]:
     """Tensors (the first is not None) as autocast would give them to a matrix product.
 
-    Unchanged where autocast is off, for float64 tensors, which autocast leaves alone, and beside
-    a converted weight, which decides itself how products are computed.
+    Unchanged where autocast is off, and for float64 tensors, which autocast leaves alone. Beside a
+    converted weight, which decides itself how products are computed, they get the dtype of its
+    activations instead.
     """
-    if not autocasts(tensors[0]) or any(isinstance(t, ConvertedWeight) for t in tensors):
+    if not autocasts(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return tuple(
-        t.to(dtype) if t is not None and t.dtype in FLOATING and t.dtype != torch.float64 else t
-        for t in tensors
-    )
+    converted = next((t for t in tensors if isinstance(t, ConvertedWeight)), None)
+    if converted is None:
+        dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    else:
+        dtype = converted.dtype
+
+    def cast(t: Any) -> Any:
+        castable = isinstance(t, torch.Tensor) and t.dtype in FLOATING
+        return t.to(dtype) if castable and t.dtype != torch.float64 else t
+
+    return tuple(cast(t) for t in tensors)
 
 
 Values = tuple[Any, ...]

@@ -199,6 +199,18 @@ def drop_packed(weights: Iterable[torch.Tensor]) -> None:
             del _cache[key]
 
 
+def pooled_bytes() -> int:
+    """Bytes that the library keeps for large outputs to come (see csrc/cpu/pool.h)."""
+    kept: int = torch.ops.vitkern_cpu.pooled_bytes() if _STATUS.available else 0
+    return kept
+
+
+def release_pool() -> None:
+    """Free what is kept for outputs to come; those that live are not touched."""
+    if _STATUS.available:
+        torch.ops.vitkern_cpu.release_pool()
+
+
 def sums_pairs() -> bool:
     """Whether the instruction set in use sums products of int8 two by two, in 16 bits."""
     pairs: bool = _STATUS.available and torch.ops.vitkern_cpu.sums_pairs()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitkern.dispatch import check_backend_name
-from vitkern.ops._cpu import drop_packed
+from vitkern.ops._cpu import drop_packed, release_pool
 from vitkern.patching import forms
 from vitkern.patching.adapter import Adapter
 from vitkern.patching.classes import title
@@ -139,7 +139,7 @@ def unpatch(model: nn.Module) -> None:
     """Gives every patched module of ``model`` the forward of its class back.
 
     Instances are then exactly as they were before ``patch``, and the packed forms of their weights
-    are freed. Does nothing to modules that are not patched. ``model`` may be a part of the model
+    are freed, with the memory kept for outputs to come. Does nothing to modules that are not patched. ``model`` may be a part of the model
     that was patched: only that part is restored, and modules above it that bypassed it call it
     again.
 
@@ -151,6 +151,7 @@ def unpatch(model: nn.Module) -> None:
         if swap_of(module) is not None:
             drop_packed(module.parameters())
             _restore(module)
+    release_pool()
 
 
 @contextmanager
