@@ -138,10 +138,10 @@ def _swap(
 def unpatch(model: nn.Module) -> None:
     """Gives every patched module of ``model`` the forward of its class back.
 
-    Instances are then exactly as they were before ``patch``, and the packed forms of their weights
-    are freed, with the memory kept for outputs to come. Does nothing to modules that are not patched. ``model`` may be a part of the model
-    that was patched: only that part is restored, and modules above it that bypassed it call it
-    again.
+    Instances are then exactly as they were before ``patch``. The packed forms of their weights are
+    freed, and the memory that is kept for outputs to come. Does nothing to modules that are not
+    patched. ``model`` may be a part of the model that was patched: only that part is restored, and
+    modules above it that bypassed it call it again.
 
     Raises:
         TypeError: ``model`` is not a module.
