@@ -114,9 +114,9 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     return model
 
 
-def images(name: str, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def images(name: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
     """An input of the model."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     shape = MODELS[name][1]
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -149,18 +149,19 @@ def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -
 
 
 # Through a whole model one tensor's error is partly chance: measured on these models, a gradient
-# of 16 values has up to 2.5 times eager's, while the geometric mean over a model's tensors is 0.8
-# to 1.03. So single tensors get some units in the last place, and the mean hardly anything.
+# of 16 values has up to 2.5 times eager's; the geometric mean over a model's tensors is 0.64 to
+# 1.35 for one input (its tensors' errors go together), and 0.85 to 1.08 over eight. So single
+# tensors get some units in the last place, and the mean over several inputs hardly anything.
 UNITS = 16.0
-MEAN_RATIO = 1.25
+MEAN_RATIO = 1.2
 
 
 def assert_as_accurate(
     got: dict[str, torch.Tensor],
     eager: dict[str, torch.Tensor],
     truth: dict[str, torch.Tensor],
-) -> None:
-    """Each error at most twice eager's and some roundings; on average, hardly above eager's."""
+) -> list[float]:
+    """Each error at most twice eager's and some roundings; returns the logarithms of its ratios."""
     ratios = []
     for name, exact in truth.items():
         assert got[name].dtype == eager[name].dtype, name
@@ -174,9 +175,13 @@ def assert_as_accurate(
         assert error <= bound, f"{name}: error {error:.3g} > {bound:.3g} (size {size:.3g})"
         if allowed > 0.0 and error > 0.0 and not vanishes:
             ratios.append(math.log(error / allowed))
-    if len(ratios) > 1:
-        mean = math.exp(sum(ratios) / len(ratios))
-        assert mean <= MEAN_RATIO, f"errors are {mean:.2f} times eager's on average"
+    return ratios
+
+
+def assert_no_worse_on_average(ratios: list[float]) -> None:
+    """The geometric mean of the errors over several inputs is hardly above eager's."""
+    mean = math.exp(sum(ratios) / max(1, len(ratios)))
+    assert mean <= MEAN_RATIO, f"errors are {mean:.2f} times eager's on average"
 
 
 def _largest(value: torch.Tensor, exact: torch.Tensor) -> float:
