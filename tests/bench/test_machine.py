@@ -53,6 +53,12 @@ def test_slugs() -> None:
     assert apple.slug == "arm-1-core-no-library"
 
 
+def test_a_title_tells_that_choices_were_measured() -> None:
+    assert "tune" not in machine(choices=0).title
+    assert machine(choices=1).title.endswith(", 1 choice as measured by tune")
+    assert machine(choices=2).title.endswith(", 2 choices as measured by tune")
+
+
 def test_it_is_json_and_names_no_host_user_or_folder() -> None:
     text = json.dumps(describe().to_dict())
     assert platform.node() not in text

@@ -5,20 +5,18 @@ Nothing here names the host, its user or its folders, so that results can be sha
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
-import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from vitkern import _host
 from vitkern._library import load
+from vitkern.dispatch.measured import STORE
 from vitkern.ops import _cpu
 
 __all__ = ["Machine", "describe", "package_version", "version"]
@@ -35,6 +33,8 @@ class Machine:
         threads: that PyTorch uses in an op.
         isa: instruction set that vitkern's kernels use; None without the library.
         compiler: of the library.
+        choices: how many kinds of calls take another backend than the fixed order gives, because
+            ``vitkern.tune`` has measured that here: what runs is then not what runs elsewhere.
     """
 
     cpu: str
@@ -48,12 +48,16 @@ class Machine:
     torch: str
     vitkern: str
     compiler: str | None
+    choices: int = 0
 
     @property
     def title(self) -> str:
-        """For tables: processor, threads, instruction set."""
+        """For tables: processor, threads, instruction set, choices."""
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        return f"{self.cpu}, {threads}, {self.isa or 'no library'}"
+        title = f"{self.cpu}, {threads}, {self.isa or 'no library'}"
+        if self.choices:
+            title += f", {self.choices} choice{'s' * (self.choices != 1)} as measured by tune"
+        return title
 
     @property
     def slug(self) -> str:
@@ -78,7 +82,7 @@ def describe() -> Machine:
         cpu=cpu,
         cpu_id=cpu_id,
         architecture=platform.machine(),
-        cores=_cores(),
+        cores=_host.cores(),
         threads=torch.get_num_threads(),
         isa=str(torch.ops.vitkern_cpu.isa()) if _cpu.missing() is None else None,
         system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
@@ -86,15 +90,13 @@ def describe() -> Machine:
         torch=torch.__version__,
         vitkern=version(),
         compiler=status.build.get("compiler") if status.available else None,
+        choices=STORE.overruled(),
     )
 
 
 def version() -> str:
     """vitkern's version, also from a source tree that was never installed."""
-    try:
-        return importlib.metadata.version("vitkern")
-    except importlib.metadata.PackageNotFoundError:
-        return str(load().build.get("vitkern", "unknown"))
+    return _host.version() or str(load().build.get("vitkern", "unknown"))
 
 
 def package_version(name: str) -> str | None:
@@ -108,21 +110,10 @@ def package_version(name: str) -> str | None:
         return "unknown version"
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache
 def _processor() -> tuple[str, str | None]:
     """The name of the first processor, and its identity."""
-    if sys.platform == "linux":
-        try:
-            return parse_cpuinfo(Path("/proc/cpuinfo").read_text())
-        except OSError:
-            pass
-    return platform.processor() or platform.machine() or "unknown", None
+    found = _host.first_processor()
+    return parse_cpuinfo(found) if found else (_host.processor(), None)
 
 
 def parse_cpuinfo(text: str) -> tuple[str, str | None]:

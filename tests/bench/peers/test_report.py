@@ -137,7 +137,7 @@ def test_bars_labels_and_the_floor(tmp_path: Path) -> None:
     assert " not on this processor" in texts
 
 
-def test_the_best_peer_is_the_fastest_of_the_same_precision() -> None:
+def test_the_best_peer_is_the_fastest_that_is_as_exact() -> None:
     seconds = {"eager": 1.0, "a": 4.0, "b": 3.0, "c": 2.0, "ours": 1.5}
     times = Comparison({name: (value, 2 * value, value) for name, value in seconds.items()})
 
@@ -154,6 +154,9 @@ def test_the_best_peer_is_the_fastest_of_the_same_precision() -> None:
     ]
     (one,) = against_best(entries, times)
     assert (one.ours, one.peer) == ("ours", "b")
+    for precision, peer in (("bf16", "b"), ("int8", "c")):
+        coarser = [*entries[:-1], timed("ours", "vitkern", precision)]
+        assert [found.peer for found in against_best(coarser, times)] == [peer]
     assert one.ratio is not None
     assert (one.ratio.median, one.ratio.count) == (2.0, 3)
     entries[-1].seconds = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_all_systems_are_timed_and_ours_are_compared_with_the_fastest_peer(
 ) -> None:
     registered(
         PLAIN,
-        System("slow", "a", "fp32", scaled(1.0, passes=8)),
+        System("slow", "a", "fp32", scaled(1.0, passes=2)),
         System("fast", "b", "fp32", scaled(1.0)),
         System("other precision", "b", "int8", scaled(1.01)),
         System("ours", OURS, "fp32", scaled(1.0, passes=3)),
@@ -142,6 +143,20 @@ def test_a_peer_that_deviates_is_timed_and_reported(registered: Callable[..., No
     assert found["double"].cosine == pytest.approx(1.0)
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))["entries"][2]
     assert (plain["name"], plain["error"], plain["cosine"]) == ("lost", None, None)
+
+
+def test_a_peer_that_is_much_slower_is_not_timed_in_turns(registered: Callable[..., None]) -> None:
+    registered(
+        PLAIN,
+        System("slow", "a", "bf16", scaled(1.0, passes=200)),
+        System("ours", OURS, "fp32", scaled(1.0)),
+    )
+    result = run.measure(ROW, PLAN)
+    found = entries(result)["slow"]
+    assert found.seconds is None
+    assert re.fullmatch(r"not timed: \d+ times as slow as eager in one pass", found.reason or "")
+    assert not found.wrong
+    assert result.ok
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,20 @@ def test_without_a_home_decisions_live_in_memory(
     assert STORE.path is None
 
 
+def test_choices_against_the_fixed_order_are_counted(toy: Operator[ToyCall], timer: Timer) -> None:
+    assert STORE.overruled() == 0
+    with measuring():
+        toy(CALL)
+    assert STORE.overruled() == 1
+    STORE.forget()
+    assert STORE.overruled() == 1  # from disk
+    timer.seconds["double"] = 0.5
+    STORE.clear()
+    with measuring():
+        toy(CALL)
+    assert STORE.overruled() == 0
+
+
 def test_the_environment_names_no_host_and_has_a_file_name_of_its_own() -> None:
     found = environment()
     text = json.dumps(found)

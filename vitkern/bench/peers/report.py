@@ -71,10 +71,10 @@ def _short(reason: str) -> str:
 
 
 def summary_table(results: Sequence[PeersResult]) -> Table:
-    """Ours beside the best peers of the same precision: a line for each of ours on each row."""
+    """Ours beside the best peers that are as exact: a line for each of ours on each row."""
     from rich.table import Table
 
-    out = Table(title="ours beside the fastest peer of the same precision")
+    out = Table(title="ours beside the fastest peer of the same precision or a finer one")
     out.add_column("model", no_wrap=True)
     for column in ("precision", "ours", "best peer", "peer's time / ours"):
         out.add_column(column, justify="right")

@@ -10,6 +10,7 @@ from typing import Any
 from vitkern.bench.contention import Contention
 from vitkern.bench.models import Row
 from vitkern.bench.peak import Share
+from vitkern.bench.peers.system import PRECISIONS
 from vitkern.bench.timing import Comparison, Summary
 
 __all__ = ["Against", "Entry", "PeersResult", "against_best"]
@@ -62,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Against:
-    """One of ours and the fastest peer of the same precision.
+    """One of ours and the fastest peer that is as exact: of the same precision or a finer one.
 
     Attributes:
         peer: its name; None where there is none.
@@ -80,7 +81,7 @@ class Against:
 
 
 def against_best(entries: Sequence[Entry], times: Comparison) -> list[Against]:
-    """Each of ours that was timed, beside the peer that has the least median."""
+    """Each of ours that was timed, beside the peer as exact that has the least median."""
     found = []
     for ours in entries:
         if not ours.ours or ours.seconds is None:
@@ -88,7 +89,9 @@ def against_best(entries: Sequence[Entry], times: Comparison) -> list[Against]:
         peers = [
             (other.seconds.median, other.name)
             for other in entries
-            if other.peer and other.precision == ours.precision and other.seconds is not None
+            if other.peer
+            and PRECISIONS.index(other.precision) <= PRECISIONS.index(ours.precision)
+            and other.seconds is not None
         ]
         best = min(peers)[1] if peers else None
         ratio = None if best is None else times.ratio(best, ours.name)

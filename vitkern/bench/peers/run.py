@@ -47,6 +47,10 @@ SAMPLE = 0.1
 threads sleep too and its weights are in no cache, which no one meets who calls it again and again:
 vitkern took 20.0 ms in single passes then, and 18.9 ms alone."""
 
+SLOW = 5.0
+"""How many times eager's time a pass of a peer may take: a slower one would only stretch the turns.
+(Where there is no bfloat16, a pass of PyTorch in it takes 20 times as long.)"""
+
 PLAN, QUICK_PLAN = (replace(plan, sample_seconds=SAMPLE) for plan in (Plan(), QUICK))
 """How long to measure."""
 
@@ -167,6 +171,10 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
             continue
         entry, run = _prepare(system, model, images, references)
         entries[system.name] = entry
+        if run is not None and system.peer:
+            times_eager = _pass(run) / _pass(runs[EAGER])
+            if times_eager > SLOW:
+                entry["reason"] = f"not timed: {times_eager:.0f} times as slow as eager in one pass"
         if run is not None and entry["reason"] is None:
             runs[system.name] = run
     times = interleave(runs, Plan(**argument["plan"]), between=between, before=before)
@@ -180,6 +188,13 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
         "peak_reason": peak.reason,
         "contention": contention and contention.to_dict(),
     }
+
+
+def _pass(run: Run) -> float:
+    """Seconds of one pass."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _prepare(

@@ -18,7 +18,7 @@ OURS = "vitkern"
 """The vendor of the systems that have to be right, and that the peers are compared with."""
 
 PRECISIONS = ("fp32", "bf16", "int8")
-"""In the order of tables and pictures."""
+"""From the finest, in the order of tables and pictures."""
 
 Run = Callable[[], torch.Tensor]
 """One pass: the logits."""

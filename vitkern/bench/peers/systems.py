@@ -40,6 +40,11 @@ def _patched(model: nn.Module, images: torch.Tensor, *, dtype: torch.dtype | Non
     return forward(_copy(model, dtype), images)
 
 
+def _bfloat16(model: nn.Module, images: torch.Tensor) -> Run:
+    """A copy of the model in bfloat16, by PyTorch as it comes."""
+    return forward(copy.deepcopy(model).bfloat16(), images.bfloat16())
+
+
 def _quantized(model: nn.Module, images: torch.Tensor) -> Run:
     """``vitkern.quantize``, as it comes.
 
@@ -62,6 +67,8 @@ SYSTEMS: tuple[System, ...] = (
     System("ONNX Runtime", "ONNX Runtime", "fp32", onnx_runtime.float32, ONNX_RUNTIME),
     System("OpenVINO", "OpenVINO", "fp32", openvino.float32, OPENVINO),
     System("vitkern", OURS, "fp32", _patched),
+    System("PyTorch bf16", "PyTorch", "bf16", _bfloat16),
+    System("torch.compile bf16, frozen", "torch.compile", "bf16", torch_compile.bfloat16),
     System("OpenVINO bf16", "OpenVINO", "bf16", openvino.bfloat16, OPENVINO),
     System("vitkern bf16", OURS, "bf16", partial(_patched, dtype=torch.bfloat16)),
     System("OpenVINO int8", "OpenVINO", "int8", openvino.int8, (*OPENVINO, "nncf")),

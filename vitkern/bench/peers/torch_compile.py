@@ -1,7 +1,8 @@
-"""torch.compile, as it comes and with frozen weights."""
+"""torch.compile, as it comes, with frozen weights, and in bfloat16."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from vitkern.bench.passes import forward
 from vitkern.bench.peers.system import Run
 
-__all__ = ["default", "frozen"]
+__all__ = ["bfloat16", "default", "frozen"]
 
 
 def default(model: nn.Module, images: torch.Tensor) -> Run:
@@ -34,3 +35,8 @@ def frozen(model: nn.Module, images: torch.Tensor) -> Run:
     with config.patch(freezing=True):
         run()
     return run
+
+
+def bfloat16(model: nn.Module, images: torch.Tensor) -> Run:
+    """A copy of the model in bfloat16, frozen."""
+    return frozen(copy.deepcopy(model).bfloat16(), images.bfloat16())

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vitkern import _host
 from vitkern._library import load
 
 SCHEMA = 1
@@ -52,10 +51,10 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor(),
-        "cores": _cores(),
+        "cores": _host.cores(),
         "torch": torch.__version__,
         "torch_build": _digest(torch.__config__.show().encode()),
-        "vitkern": _version() or status.build.get("vitkern"),
+        "vitkern": _host.version() or status.build.get("vitkern"),
         "library": _file_digest(status.path) if status.available else None,
         "isa": str(torch.ops.vitkern_cpu.isa()) if status.available else None,
     }
@@ -64,13 +63,6 @@ def environment() -> dict[str, Any]:
 def file_name(found: dict[str, Any]) -> str:
     """The name of the file for an environment."""
     return f"decisions-{_digest(json.dumps(found, sort_keys=True).encode())}.json"
-
-
-def _version() -> str | None:
-    try:
-        return importlib.metadata.version("vitkern")
-    except importlib.metadata.PackageNotFoundError:
-        return None  # a source tree that was never installed
 
 
 def _digest(data: bytes) -> str:
@@ -83,21 +75,7 @@ def _file_digest(path: Path) -> str:
     return _digest(path.read_bytes())
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache
 def _processor() -> str:
     """The first processor's name and generation."""
-    if sys.platform == "linux":
-        try:
-            first = Path("/proc/cpuinfo").read_text().strip().split("\n\n")[0]
-        except OSError:
-            first = ""
-        found = re.findall(rf"^({_FIELDS})\s*: (.*)$", first, re.M)
-        if found:
-            return ", ".join(f"{name} {value}" for name, value in found)
-    return platform.processor() or "unknown"
+    found = re.findall(rf"^({_FIELDS})\s*: (.*)$", _host.first_processor(), re.M)
+    return ", ".join(f"{name} {value}" for name, value in found) or _host.processor()
