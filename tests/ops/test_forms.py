@@ -266,6 +266,55 @@ def test_a_gradient_is_an_error(form: str) -> None:
     assert not ops.linear(x.detach(), weight).requires_grad
 
 
+FROZEN = torch.nn.Parameter(torch.zeros(16, 16), requires_grad=False)
+VECTOR = torch.zeros(16)
+
+
+def _blocks(form: str) -> dict[str, tuple[Callable[..., torch.Tensor], dict[str, Any]]]:
+    """Every op that takes weights in another form, and its arguments; none has a gradient."""
+    weight, x = FORMS[form](FROZEN), torch.randn(1, 4, 4, 16)
+    norm = {"norm_weight": VECTOR, "norm_bias": VECTOR, "gamma": VECTOR}
+    mlp = {"weight1": weight, "bias1": VECTOR, "weight2": weight, "bias2": VECTOR}
+    qkv = FORMS[form](torch.nn.Parameter(torch.zeros(48, 16), requires_grad=False))
+    attention = {
+        **norm, "qkv_weight": qkv, "qkv_bias": torch.zeros(48), "proj_weight": weight,
+        "proj_bias": VECTOR, "num_heads": 2,
+    }  # fmt: skip
+    after = {"gamma": VECTOR, "residual": x}
+    window = {"bias_table": torch.zeros(9, 2), "window_size": 2}
+    return {
+        "linear": (ops.linear, {"x": x, "weight": weight, "bias": VECTOR, **after}),
+        "mlp": (ops.mlp, {"x": x, **mlp, **after}),
+        "mlp_block": (ops.mlp_block, {"x": x, **norm, **mlp}),
+        "attention_block": (ops.attention_block, {"x": x[0], **attention}),
+        "window_attention_block": (ops.window_attention_block, {"x": x, **attention, **window}),
+    }
+
+
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@pytest.mark.parametrize("op", _blocks("dynamic"))
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gradient_of_any_argument_is_an_error(form: str, op: str, backend: str) -> None:
+    run, arguments = _blocks(form)[op]
+    assert not run(**arguments, backend=backend).requires_grad
+    for name, value in arguments.items():
+        if isinstance(value, ConvertedWeight):
+            wanting: Any = value.of(value.source.detach().clone().requires_grad_())
+        elif isinstance(value, torch.Tensor):
+            wanting = value.clone().requires_grad_()
+        else:
+            continue
+        values = [wanting]
+        if isinstance(wanting, ConvertedWeight) and op != "linear":
+            values.append(wanting.source)  # as it is, beside the other one
+        for value in values:
+            changed = {**arguments, name: value}
+            with pytest.raises(RuntimeError, match=r"has no gradient.*inference_mode"):
+                run(**changed, backend=backend)
+            with torch.no_grad():
+                run(**changed, backend=backend)
+
+
 @needs_kernels
 @torch.no_grad()
 def test_weights_that_overflow_are_refused() -> None:

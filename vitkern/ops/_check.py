@@ -38,32 +38,38 @@ def tensor(name: str, value: Any, *, dims: int | tuple[int, int] | None = None) 
         )
 
 
-def weight(name: str, value: Any, x: torch.Tensor) -> None:
+def weight(name: str, value: Any, *others: Any) -> None:
     """``value`` is a floating-point matrix, or one in another form and no gradient is wanted.
+
+    Args:
+        name: how the user calls ``value``.
+        others: the op's other tensors, checked or not.
 
     Raises:
         TypeError, ValueError: as :func:`tensor`.
-        RuntimeError: a converted weight where ``x`` or the weight would need a gradient.
+        RuntimeError: as :func:`inference`.
     """
     if not isinstance(value, ConvertedWeight):
         tensor(name, value, dims=2)
     else:
-        inference(name, value, x)
+        inference(name, value, *others)
 
 
-def inference(name: str, value: Any, x: torch.Tensor) -> None:
+def inference(name: str, value: Any, *others: Any) -> None:
     """No gradient is wanted where ``value`` is a converted weight.
 
     Raises:
-        RuntimeError: ``x`` or the weight would need one.
+        RuntimeError: the weight, or one of the op's other tensors, would need one.
     """
-    if not isinstance(value, ConvertedWeight):
+    if not isinstance(value, ConvertedWeight) or not torch.is_grad_enabled():
         return
-    if torch.is_grad_enabled() and (x.requires_grad or value.source.requires_grad):
-        raise RuntimeError(
-            f"{name} is {value!r}, which has no gradient: call it under torch.inference_mode() or"
-            " torch.no_grad()"
-        )
+    for one in (value, *others):
+        wanted = one.source if isinstance(one, ConvertedWeight) else one
+        if isinstance(wanted, torch.Tensor) and wanted.requires_grad:
+            raise RuntimeError(
+                f"{name} is {value!r}, which has no gradient: call it under torch.inference_mode()"
+                " or torch.no_grad()"
+            )
 
 
 def shape(

@@ -71,8 +71,8 @@ def attention_block(
     c = x.shape[2]
     tensors = (norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, gamma)
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,))
-    _check.inference("qkv_weight", qkv_weight, x)
-    _check.inference("proj_weight", proj_weight, x)
+    _check.inference("qkv_weight", qkv_weight, x, *tensors)
+    _check.inference("proj_weight", proj_weight, x, *tensors)
     if _check.block(x, _NAMES, tensors, shapes):
         call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
         chosen = _OPERATOR.select(call, backend)

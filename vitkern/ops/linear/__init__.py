@@ -49,7 +49,7 @@ def linear(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.weight("weight", weight, x)
+    _check.weight("weight", weight, x, bias, gamma, residual)
     width, inputs = weight.shape
     if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(

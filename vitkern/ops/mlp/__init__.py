@@ -52,8 +52,9 @@ def mlp(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.weight("weight1", weight1, x)
-    _check.weight("weight2", weight2, x)
+    tensors = (weight1, bias1, weight2, bias2, gamma, residual)
+    _check.weight("weight1", weight1, x, *tensors)
+    _check.weight("weight2", weight2, x, *tensors)
     (hidden, inputs), width = weight1.shape, weight2.shape[0]
     if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
@@ -61,7 +62,6 @@ def mlp(
             f" {_check.shape_of(weight1)}), got shape {_check.shape_of(x)}"
         )
     _epilogue.check_activation(activation)
-    tensors = (weight1, bias1, weight2, bias2, gamma, residual)
     output = () if residual is None else (*x.shape[:-1], width)
     shapes = (weight1.shape, (hidden,), (width, hidden), (width,), (width,), output)
     if _check.autocasts(x) or not _check.uniform(x, tensors, shapes):

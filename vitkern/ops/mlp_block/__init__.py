@@ -63,13 +63,13 @@ def mlp_block(
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
     _check.tensor("x", x)
-    _check.weight("weight1", weight1, x)
-    _check.inference("weight2", weight2, x)
+    tensors = (norm_weight, norm_bias, weight1, bias1, weight2, bias2, gamma)
+    _check.weight("weight1", weight1, x, *tensors)
+    _check.inference("weight2", weight2, x, *tensors)
     if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have a last dimension of at least 1, got {_check.shape_of(x)}")
     _epilogue.check_activation(activation)
     c, hidden = x.shape[-1], weight1.shape[0]
-    tensors = (norm_weight, norm_bias, weight1, bias1, weight2, bias2, gamma)
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
     if _check.block(x, _NAMES, tensors, shapes):
         call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))

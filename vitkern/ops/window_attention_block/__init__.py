@@ -100,8 +100,8 @@ def window_attention_block(
         bias_table,
     )
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (entries, num_heads))
-    _check.inference("qkv_weight", qkv_weight, x)
-    _check.inference("proj_weight", proj_weight, x)
+    _check.inference("qkv_weight", qkv_weight, x, *tensors)
+    _check.inference("proj_weight", proj_weight, x, *tensors)
     if _check.block(x, _NAMES, tensors, shapes):
         call = WindowAttentionBlockCall(
             x,
