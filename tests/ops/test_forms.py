@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.ops.harness import kernels, on_isa
 from vitkern import UnsupportedInput, ops
-from vitkern.ops import _cpu
+from vitkern.ops import _cpu, weights
 from vitkern.ops.weights import (
     LEVELS,
+    MOST_INPUTS,
+    SMALLEST_STEP,
     Bfloat16Weight,
     ConvertedWeight,
     Int8Weight,
@@ -32,6 +37,7 @@ SHAPES = [
     (129, 64, 200),
     (400, 66, 49),
     (0, 8, 8),
+    (3, 0, 4),
 ]
 FORMS: dict[str, Callable[[torch.Tensor], ConvertedWeight]] = {
     "bfloat16": Bfloat16Weight,
@@ -223,6 +229,87 @@ def test_follows_its_weight(backend: str, form: str) -> None:
     assert not torch.allclose(y, z)
 
 
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@pytest.mark.parametrize("form", [None, *FORMS])
+@torch.no_grad()
+def test_follows_a_weight_that_is_read_in_another_order(backend: str, form: str | None) -> None:
+    w, x = parameter(16, 16), torch.randn(5, 16)
+    weight = w if form is None else FORMS[form](w)
+    ops.linear(x, weight, backend=backend)
+    w.data = w.data.t()
+    expected = weight.product(x, None) if isinstance(weight, ConvertedWeight) else x @ w.T
+    fresh = w if form is None else FORMS[form](parameter(16, 16).detach().t())
+    y, z = (ops.linear(x, each, backend=backend) for each in (weight, fresh))
+    assert torch.allclose(y, z)
+    assert torch.allclose(y, expected, atol=0.1)
+
+
+def test_memory_of_cached_values_is_not_handed_out_again() -> None:
+    """Two ``.data = ...`` may otherwise come back to an address whose values are known."""
+    memory = np.ones((8, 16), np.float32)
+    alive = weakref.ref(memory)
+    weight = Int8Weight(torch.nn.Parameter(torch.from_numpy(memory), requires_grad=False))
+    del memory
+    weight.quantized()
+    weight.source.data = torch.zeros(8, 16)
+    assert alive() is not None
+    weight.quantized()
+    assert alive() is None
+
+
+@needs_kernels
+@torch.no_grad()
+def test_threads_that_quantize_two_versions_keep_the_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A has quantized the old one when B has the new; A stores just before B takes its result."""
+    slow_has_begun, slow_may_end, slow_has_ended = (threading.Event() for _ in range(3))
+
+    class Hooked(Int8Weight):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_made" and value is not None and threading.current_thread() is not slow:
+                slow_may_end.set()
+                assert slow_has_ended.wait(60)
+
+    def quantize(*args: Any) -> Any:
+        result = quantize_rows(*args)
+        if threading.current_thread() is slow:
+            slow_has_begun.set()
+            assert slow_may_end.wait(60)
+        return result
+
+    def work() -> None:
+        weight.quantized()
+        slow_has_ended.set()
+
+    monkeypatch.setattr(weights, "quantize_rows", quantize)
+    slow = threading.Thread(target=work)
+    w, x = parameter(8, 16), torch.randn(5, 16)
+    weight = Hooked(w)
+    slow.start()
+    assert slow_has_begun.wait(60)
+    w.mul_(3.0)
+    first = ops.linear(x, weight, backend="cpu")
+    slow.join(60)
+    expected = ops.linear(x, Int8Weight(w), backend="cpu")
+    assert torch.equal(first, expected)
+    assert torch.equal(ops.linear(x, weight, backend="cpu"), expected)
+
+
+def test_a_weight_that_is_written_meanwhile_is_quantized_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    w, largest = parameter(8, 16).detach(), torch.maximum
+    expected = quantize_rows(w.clone(), paired=True)
+
+    def written(*args: Any) -> torch.Tensor:
+        w.mul_(100.0)  # what another thread does between two looks at it
+        return largest(*args)
+
+    monkeypatch.setattr(torch, "maximum", written)
+    for value, other in zip(quantize_rows(w, paired=True), expected, strict=True):
+        assert torch.equal(value, other)
+
+
 @needs_kernels
 @torch.no_grad()
 def test_packed_forms_are_kept_and_dropped() -> None:
@@ -337,6 +424,31 @@ def test_weights_that_overflow_are_refused() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_sums_that_leave_32_bits_are_refused(isa: str) -> None:
+    with on_isa(isa):
+        for paired in (True, _cpu.sums_pairs()):
+
+            def weight(inputs: int, paired: bool = paired) -> Int8Weight:
+                w = torch.nn.Parameter(torch.ones(2, inputs), requires_grad=False)
+                return Int8Weight(w, 0.0, 1.0, paired=paired)
+
+            x = torch.ones(3, MOST_INPUTS + 1)
+            y = ops.linear(x[:, 1:], weight(MOST_INPUTS), backend="cpu")
+            assert torch.allclose(y, torch.full((3, 2), float(MOST_INPUTS)), rtol=0.01)
+            long = weight(MOST_INPUTS + 1)
+            assert torch.equal(ops.linear(x, long), ops.linear(x, long, backend="eager"))
+            with pytest.raises(
+                UnsupportedInput, match=r"weight in int8 with K = 66312, .* at most 66311"
+            ):
+                ops.linear(x, long, backend="cpu")
+            one = torch.ones(1, 1)
+            with pytest.raises(UnsupportedInput, match="weight2 in int8 with K"):
+                ops.mlp(one, torch.ones(MOST_INPUTS + 1, 1), None, long, None, backend="cpu")
+
+
+@needs_kernels
 @torch.no_grad()
 def test_packed_for_another_weight_is_an_error() -> None:
     packed = _cpu.packed(Int8Weight(parameter(8, 16)))
@@ -379,6 +491,16 @@ def test_copies_and_pickles() -> None:
         assert type(weight.of(parameter(8, 16, seed=3))) is type(weight)
 
 
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_pickle_is_read_for_this_machine(
+    written: bool, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pickle.dumps(Int8Weight(parameter(8, 16), paired=written))
+    monkeypatch.setattr(weights, "needs_pairs", lambda: needed)
+    assert pickle.loads(data).paired == (written or needed)
+
+
 @torch.no_grad()
 def test_autocast_leaves_converted_products_alone() -> None:
     for make in FORMS.values():
@@ -395,6 +517,26 @@ def test_quantize_rows() -> None:
     values, scale = quantize_rows(w, paired=False)
     assert values.tolist() == [[64, -127, 32], [0, 0, 0], [95, 32, 127]]
     assert torch.allclose(scale, torch.tensor([2.0, 0.0, 4.0]) / 127.0)
+
+
+@pytest.mark.parametrize("size", [1e-45, 2e-43, 1e-39, 1e-36, 1e-34])
+def test_pairs_of_tiny_weights_fit(size: float) -> None:
+    """Where float32 has few bits left, what a scale is rounded by could not be neglected."""
+    w = torch.rand(300, 64, generator=torch.Generator().manual_seed(0)) * size
+    values, scale = quantize_rows(w, paired=True)
+    assert values.int().unflatten(1, (-1, 2)).sum(dim=2).max() <= 128
+    assert ((values * scale[:, None] - w).abs() <= scale[:, None] / 2 * 1.0001 + 1e-35).all()
+
+
+@torch.no_grad()
+def test_tiny_activations_are_zeros() -> None:
+    x = torch.full((1, 4), LEVELS * SMALLEST_STEP * 1.01)
+    for high in (None, x[0, 0].item()):
+        weight = Int8Weight(parameter(3, 4), None if high is None else 0.0, high)
+        assert torch.allclose(weight.round(x), x, rtol=0.01)
+    for high in (None, 1e-38):
+        weight = Int8Weight(parameter(3, 4), None if high is None else 0.0, high)
+        assert not weight.round(x * 0.5).any()
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 384])
@@ -420,6 +562,13 @@ def test_pairs_of_quantized_rows_fit(columns: int) -> None:
         (lambda: Int8Weight(torch.ones(3, 3), 1.0), ValueError, "both be given"),
         (lambda: Int8Weight(torch.ones(3, 3), 2.0, 1.0), ValueError, "in order, got 2"),
         (lambda: Int8Weight(torch.ones(3, 3), 0.0, float("nan")), ValueError, "finite"),
+        (
+            lambda: Int8Weight(torch.ones(3, 3), 0.0, 1e39),
+            ValueError,
+            "3.4028e.38 apart.*got 0 and",
+        ),
+        (lambda: Int8Weight(torch.ones(3, 3), 1e39, 1e39), ValueError, "got 0 and 1e.39"),
+        (lambda: Int8Weight(torch.ones(3, 3), -2e38, 2e38), ValueError, "got -2e.38 and 2e.38"),
     ],
 )
 def test_bad_arguments(make: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import threading
 from collections.abc import Callable
 
@@ -119,6 +120,47 @@ def test_goes_with_its_weight() -> None:
     del weight
     gc.collect()
     assert _cpu.packed_bytes() == 0
+
+
+def test_weights_that_die_while_others_are_dropped() -> None:
+    dying, kept = [frozen()], frozen()
+
+    class Source(int):
+        """Of an entry that is looked at."""
+
+        def __hash__(self) -> int:
+            dying.clear()
+            return int(self)
+
+    for weight in (*dying, kept):
+        _cpu.packed(weight)
+    for entry in _cpu._cache.values():
+        entry.source = Source(entry.source)
+    del weight
+    _cpu.drop_packed([kept])
+    assert not dying
+    assert _cpu.packed_bytes() == 0
+
+
+def test_a_weight_that_dies_while_all_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Emptied(dict[int, object]):
+        """By another thread, after each look at it."""
+
+        def get(self, key: int, default: object = None) -> object:
+            entry = super().get(key, default)
+            self.clear()
+            return entry
+
+    errors: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    monkeypatch.setattr(_cpu, "_cache", Emptied())
+    weight = frozen()
+    _cpu.packed(weight)
+    assert _cpu._cache
+    del weight
+    gc.collect()
+    assert not _cpu._cache
+    assert not errors
 
 
 def test_copies_have_their_own() -> None:

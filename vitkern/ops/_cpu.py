@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from vitkern._library import load
-from vitkern.ops.weights import ConvertedWeight, Int8Weight
+from vitkern.ops.weights import MOST_INPUTS, ConvertedWeight, Int8Weight, state_of
 
 # The index of a name is the ``activation`` of csrc/registration.cpp.
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
@@ -19,7 +19,6 @@ ACTIVATIONS = (None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu")
 _STATUS = load()
 _DTYPES = (torch.float32, torch.bfloat16)
 _STRIDED = torch.strided
-_NOT_PAIRED = "int8 that overflows 16-bit sums of two products; takes Int8Weight(paired=True)"
 
 
 def missing() -> str | None:
@@ -40,8 +39,24 @@ def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
             return [f"dtype {tensor.dtype}; takes float32 and bfloat16"]
         if tensor.layout is not _STRIDED:
             return [f"layout {tensor.layout}; takes strided tensors"]
-        if isinstance(tensor, Int8Weight) and sums_pairs() and not tensor.paired:
-            return [_NOT_PAIRED]
+    return []
+
+
+def int8_refusals(**weights: torch.Tensor | ConvertedWeight) -> list[str]:
+    """Reasons to refuse weights, given by the names that users have for them, as int8."""
+    for name, weight in weights.items():
+        if not isinstance(weight, Int8Weight):
+            continue
+        if sums_pairs() and not weight.paired:
+            return [
+                f"{name} in int8 that overflows 16-bit sums of two products;"
+                " takes Int8Weight(paired=True)"
+            ]
+        if weight.shape[1] > MOST_INPUTS:
+            return [
+                f"{name} in int8 with K = {weight.shape[1]}, whose sums overflow 32 bits;"
+                f" takes at most {MOST_INPUTS}"
+            ]
     return []
 
 
@@ -56,8 +71,6 @@ def block_refusals(
     if reasons:
         return reasons
     for other in others:
-        if isinstance(other, Int8Weight) and sums_pairs() and not other.paired:
-            return [_NOT_PAIRED]
         if other is not None and not (
             other.is_cpu and other.dtype is dtype and other.layout is _STRIDED
         ):
@@ -88,19 +101,16 @@ Weight = torch.Tensor | ConvertedWeight
 class _Packed:
     """A packed weight, and what tells whether the weight has changed since."""
 
-    __slots__ = ("address", "alias", "buffer", "dtype", "owner", "shape", "source", "version")
+    __slots__ = ("alias", "buffer", "owner", "source", "state")
 
     def __init__(self, weight: Weight, owner: weakref.ref[Weight]) -> None:
         source = _source(weight)
         self.owner = owner
         self.source = id(source)
-        self.version = source._version
+        self.state = state_of(source)
         # Keeps the weight's memory from being handed out again while this entry can be hit: after
         # ``weight.data = other`` the address alone would not tell.
         self.alias = source.detach()
-        self.address = source.data_ptr()
-        self.dtype = source.dtype
-        self.shape = source.shape
         self.buffer = _pack(weight)
 
 
@@ -137,8 +147,7 @@ def operand(weight: Weight, trained: bool = False) -> tuple[torch.Tensor, torch.
 def packed(weight: Weight) -> torch.Tensor | None:
     """The prepacked form of ``weight``, kept until the weight changes or dies; None = not cached.
 
-    Keyed on the parameter's identity, its version (in-place updates, optimizer steps and
-    ``load_state_dict`` raise it) and its memory (``.to()`` and ``.data = ...`` change it). Writes
+    Keyed on the parameter's identity and its :func:`~vitkern.ops.weights.state_of`. Writes
     through ``.data`` raise no version: the kernels compare a sample of the weight with the packed
     values in every call, and pack afresh where they differ.
 
@@ -151,14 +160,7 @@ def packed(weight: Weight) -> torch.Tensor | None:
     if torch.compiler.is_compiling() or (source.requires_grad and torch.is_grad_enabled()):
         return _pack(weight) if converted else None
     entry = _cache.get(id(weight))
-    if (
-        entry is not None
-        and entry.owner() is weight
-        and entry.version == source._version
-        and entry.address == source.data_ptr()
-        and entry.dtype is source.dtype
-        and entry.shape == source.shape
-    ):
+    if entry is not None and entry.owner() is weight and entry.state == state_of(source):
         return entry.buffer
     if type(source) is not torch.nn.Parameter or source.is_inference():
         return _pack(weight) if converted else None
@@ -169,9 +171,10 @@ def _keep(weight: Weight) -> torch.Tensor:
     key = id(weight)
 
     def forget(owner: weakref.ref[Weight]) -> None:
+        # Called wherever an owner dies, so maybe while this thread holds the lock: without it.
         entry = _cache.get(key)
         if entry is not None and entry.owner is owner:
-            del _cache[key]
+            _cache.pop(key, None)
 
     with torch.no_grad():
         entry = _Packed(weight, weakref.ref(weight, forget))
@@ -182,7 +185,7 @@ def _keep(weight: Weight) -> torch.Tensor:
 
 def packed_bytes() -> int:
     """Bytes that prepacked weights hold now."""
-    return sum(entry.buffer.nbytes for entry in list(_cache.values()))
+    return sum(entry.buffer.nbytes for entry in _cache.copy().values())
 
 
 def clear_packed() -> None:
@@ -195,8 +198,9 @@ def drop_packed(weights: Iterable[torch.Tensor]) -> None:
     """Drop all prepacked forms of these weights; the next call packs anew."""
     gone = {id(weight) for weight in weights}
     with _lock:
-        for key in [key for key, entry in _cache.items() if entry.source in gone]:
-            del _cache[key]
+        for key, entry in _cache.copy().items():  # weights that die meanwhile need no lock
+            if entry.source in gone:
+                _cache.pop(key, None)
 
 
 def pooled_bytes() -> int:

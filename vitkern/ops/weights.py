@@ -15,6 +15,12 @@ import torch.nn.functional as F
 
 LEVELS = 255
 """Steps that the range of activations is cut into."""
+LARGEST = 127
+"""The largest magnitude of a weight as int8."""
+MOST_INPUTS = (2**31 - 1) // (LEVELS * LARGEST)
+"""The largest K whose sums of products fit into 32 bits."""
+SMALLEST_STEP = 1e-37
+"""What is below counts as 0: with fewer bits a quotient is not exact, and 1 / step overflows."""
 
 
 class ConvertedWeight:
@@ -133,11 +139,16 @@ class Int8Weight(ConvertedWeight):
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ValueError(f"low and high must be finite and in order, got {low} and {high}")
             low, high = min(float(low), 0.0), max(float(high), 0.0)
+            if high - low > torch.finfo(torch.float32).max:
+                raise ValueError(
+                    f"low and high must be at most {torch.finfo(torch.float32).max:.5g} apart"
+                    f" (with 0 between them), got {low:g} and {high:g}"
+                )
         self.low, self.high = low, high
         self.paired = needs_pairs() if paired is None else paired
-        self._made: tuple[int, int] | None = None  # version and address that the values are of
-        self._values: torch.Tensor | None = None
-        self._scale: torch.Tensor | None = None
+        # Of which state of the source, an alias of that, values and scale. One tuple, so that
+        # threads see all of it or nothing; the alias keeps the memory from being handed out again.
+        self._made: tuple[State, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -150,11 +161,11 @@ class Int8Weight(ConvertedWeight):
         # Compiled code has to follow the weight by itself; inference tensors have no version.
         if torch.compiler.is_compiling() or source.is_inference():
             return quantize_rows(source.detach(), self.paired)
-        made = (source._version, source.data_ptr())
-        if made != self._made or self._values is None or self._scale is None:
-            self._values, self._scale = quantize_rows(source.detach(), self.paired)
-            self._made = made
-        return self._values, self._scale
+        state, made = state_of(source), self._made
+        if made is None or made[0] != state:
+            alias = source.detach()
+            made = self._made = (state, alias, *quantize_rows(alias, self.paired))
+        return made[2], made[3]
 
     def of(self, source: torch.Tensor) -> Int8Weight:
         if source is self.source:
@@ -168,6 +179,8 @@ class Int8Weight(ConvertedWeight):
 
     def round(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` (..., K) where its integers put it."""
+        if x.shape[-1] == 0:
+            return x
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         if self.low is None or self.high is None:
             low, high = wide.aminmax(dim=-1, keepdim=True)
@@ -175,7 +188,7 @@ class Int8Weight(ConvertedWeight):
         else:
             low, high = wide.new_tensor(self.low), wide.new_tensor(self.high)
         step = (high - low) / LEVELS
-        step = torch.where(step > 0, step, torch.ones_like(step))
+        step = torch.where(step >= SMALLEST_STEP, step, torch.ones_like(step))
         zero = (-low / step).round()
         q = ((wide / step).round() + zero).clamp(0, LEVELS)
         return ((q - zero) * step).to(x.dtype)
@@ -192,7 +205,29 @@ class Int8Weight(ConvertedWeight):
         return Int8Weight(source, self.low, self.high, paired=self.paired)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_made": None, "_values": None, "_scale": None}
+        return {**vars(self), "_made": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # As needed where it is read, which may not be where it was written.
+        vars(self).update(state, paired=state["paired"] or needs_pairs())
+
+
+State = tuple[Any, ...]
+
+
+def state_of(source: torch.Tensor) -> State:
+    """What changes where a weight does: values that are derived from it hold for one state.
+
+    Its version (in-place updates, optimizer steps and ``load_state_dict`` raise it), and which
+    memory it is and how that is read (``.to()`` and ``.data = ...`` change it).
+    """
+    return (
+        source._version,
+        source.data_ptr(),
+        source.dtype,
+        source.shape,
+        source.stride(),
+    )
 
 
 def quantize_rows(weight: torch.Tensor, paired: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,15 +235,17 @@ def quantize_rows(weight: torch.Tensor, paired: bool) -> tuple[torch.Tensor, tor
 
     ``paired``: neighbours (2 i, 2 i + 1) of one sign are at most 128 together.
     """
-    wide = weight.float()
+    # A copy: another thread may write the weight between one look at it and the next.
+    wide = weight.to(torch.float32, copy=True)
     largest = wide.abs().amax(dim=1) if wide.shape[1] else wide.new_zeros(wide.shape[0])
     if paired and wide.shape[1]:
         even = F.pad(wide, (0, wide.shape[1] % 2)).unflatten(1, (-1, 2))
         for part in (even.clamp_min(0.0), even.clamp_max(0.0)):
             largest = torch.maximum(largest, part.sum(dim=2).abs().amax(dim=1))
-    scale = largest / 127.0
+    scale = largest / LARGEST
+    scale = torch.where(scale < SMALLEST_STEP, torch.zeros_like(scale), scale)
     safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    values = (wide / safe[:, None]).round().clamp(-127, 127).to(torch.int8)
+    values = (wide / safe[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
     return values, scale
 
 
@@ -226,8 +263,3 @@ def needs_pairs() -> bool:
     from vitkern.ops import _cpu
 
     return _cpu.sums_pairs()
-
-
-def native_levels() -> int:
-    """Steps that the range of activations is cut into."""
-    return LEVELS

@@ -11,8 +11,10 @@ from vitkern.ops.attention_block.call import AttentionBlockCall
 
 
 def supports(call: AttentionBlockCall) -> list[str]:
-    """Reasons to refuse: those of every fused block."""
-    return _cpu.block_refusals(*call[:8])
+    """Reasons to refuse: those of every fused block, and of int8."""
+    return _cpu.block_refusals(*call[:8]) or _cpu.int8_refusals(
+        qkv_weight=call.qkv_weight, proj_weight=call.proj_weight
+    )
 
 
 def forward(call: AttentionBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

@@ -11,8 +11,10 @@ from vitkern.ops.linear.call import LinearCall
 
 
 def supports(call: LinearCall) -> list[str]:
-    """Reasons to refuse: only those of every op."""
-    return _cpu.refusals(call.x, call.weight, call.bias, call.gamma, call.residual)
+    """Reasons to refuse: those of every op, and of int8."""
+    return _cpu.refusals(
+        call.x, call.weight, call.bias, call.gamma, call.residual
+    ) or _cpu.int8_refusals(weight=call.weight)
 
 
 def forward(call: LinearCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

@@ -11,10 +11,10 @@ from vitkern.ops.mlp.call import MlpCall
 
 
 def supports(call: MlpCall) -> list[str]:
-    """Reasons to refuse: only those of every op."""
+    """Reasons to refuse: those of every op, and of int8."""
     return _cpu.refusals(
         call.x, call.weight1, call.bias1, call.weight2, call.bias2, call.gamma, call.residual
-    )
+    ) or _cpu.int8_refusals(weight1=call.weight1, weight2=call.weight2)
 
 
 def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

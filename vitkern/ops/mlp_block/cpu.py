@@ -11,8 +11,10 @@ from vitkern.ops.mlp_block.call import MlpBlockCall
 
 
 def supports(call: MlpBlockCall) -> list[str]:
-    """Reasons to refuse: those of every fused block."""
-    return _cpu.block_refusals(*call[:8])
+    """Reasons to refuse: those of every fused block, and of int8."""
+    return _cpu.block_refusals(*call[:8]) or _cpu.int8_refusals(
+        weight1=call.weight1, weight2=call.weight2
+    )
 
 
 def forward(call: MlpBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:

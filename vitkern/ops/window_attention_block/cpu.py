@@ -11,8 +11,10 @@ from vitkern.ops.window_attention_block.call import WindowAttentionBlockCall
 
 
 def supports(call: WindowAttentionBlockCall) -> list[str]:
-    """Reasons to refuse: those of every fused block."""
-    return _cpu.block_refusals(*call[:9])
+    """Reasons to refuse: those of every fused block, and of int8."""
+    return _cpu.block_refusals(*call[:9]) or _cpu.int8_refusals(
+        qkv_weight=call.qkv_weight, proj_weight=call.proj_weight
+    )
 
 
 def forward(call: WindowAttentionBlockCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
