@@ -233,7 +233,7 @@ def test_layers_follow_their_parameters(model: nn.Module, images: torch.Tensor) 
     ("keep", "left"),
     [
         (["blocks.0.mlp.fc1"], {"blocks.0.mlp.fc1"}),
-        (["blocks.1"], {f"blocks.1.{key}" for key in LAYERS}),
+        ({"blocks.1"}, {f"blocks.1.{key}" for key in LAYERS}),
         (["blocks.*.mlp.fc2", "head"], {"blocks.0.mlp.fc2", "blocks.1.mlp.fc2"}),
         (("*.attn.*",), {f"blocks.{i}.attn.{key}" for i in "01" for key in ("qkv", "proj")}),
     ],

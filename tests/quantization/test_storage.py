@@ -181,15 +181,23 @@ FILES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "is of version 2 of its format.*reads version 1",
     ),
     "without layers": (lambda path: edit(path, layers="[]"), ValueError, "is damaged: its metadat"),
-    "with no range": (
-        lambda path: edit(
-            path,
-            layers='{"blocks.0.attn.qkv":'
-            '{"low": 3.0, "high": 1.0, "paired": true, "dtype": "float32"}}',
-        ),
+    "with layers too deep": (
+        lambda path: edit(path, layers="[" * 100_000),
         ValueError,
         "is damaged: its metadata",
     ),
+    **{
+        f"with a range from {low} to {high}": (
+            lambda path, low=low, high=high: edit(
+                path,
+                layers=f'{{"blocks.0.attn.qkv": {{"low": {low}, "high": {high},'
+                ' "paired": true, "dtype": "float32"}}',
+            ),
+            ValueError,
+            "is damaged: its metadata",
+        )
+        for low, high in (("3.0", "1.0"), ("0.0", "1e300"), ("-3e38", "3e38"), ("NaN", "1.0"))
+    },
     "with an entry more": (
         lambda path: edit(path, lambda t: t.update(extra=torch.zeros(2))),
         ValueError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +48,7 @@ def quantize(
     observer: str = "minmax",
     percentile: float = 99.99,
     error_budget: float | None = None,
-    keep: Sequence[str] = (),
+    keep: Collection[str] = (),
     backend: str | None = None,
 ) -> QuantizationReport:
     """Has the matrix products of a model's patched modules computed in int8, in place.
@@ -77,7 +77,8 @@ def quantize(
         error_budget: the largest relative error ``||y8 - y|| / ||y||`` of the model's output on the
             calibration data. Where it is exceeded, the most sensitive layers are kept, and as few
             as it takes: see :mod:`vitkern.quantization.sensitivity`.
-        keep: layers to keep: names, names of modules above them, or patterns ("blocks.*.mlp.fc2").
+        keep: layers to keep, a list, tuple or set: names, names of modules above them, or patterns
+            ("blocks.*.mlp.fc2").
         backend: as in :func:`vitkern.patch`; the backend must take int8.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 FORMAT = "vitkern.quantized"
 VERSION = 1
+LARGEST = torch.finfo(torch.float32).max
 
 Entries = dict[str, dict[str, Any]]
 """Of each layer in int8: ``low`` and ``high`` of its input or None, whether it is ``paired``, and
@@ -42,12 +42,16 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], Entries]:
         entries: Entries = json.loads(metadata["layers"])
         for entry in entries.values():
             ends = entry["low"], entry["high"]
-            finite = all(isinstance(end, float) and math.isfinite(end) for end in ends)
-            if not (ends == (None, None) or (finite and ends[0] <= ends[1])):
+            if ends != (None, None) and not (
+                all(isinstance(end, float) for end in ends)
+                # Kernels hold both ends and what lies between them in float32.
+                and -LARGEST <= ends[0] <= ends[1] <= LARGEST
+                and ends[1] - ends[0] <= LARGEST
+            ):
                 raise ValueError(f"{ends} is no range")
             if not isinstance(entry["paired"], bool) or not isinstance(entry["dtype"], str):
                 raise ValueError(f"{entry} is no layer")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged: its metadata has no layers") from error
     return tensors, metadata, entries
 

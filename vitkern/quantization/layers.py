@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -124,15 +124,19 @@ def check_weights(layers: list[Layer], *, values: bool = True) -> None:
             raise CannotQuantize(f"{layer.name}.weight has NaN or infinite values")
 
 
-def kept(model: nn.Module, layers: list[Layer], keep: Sequence[str]) -> set[str]:
+def kept(model: nn.Module, layers: list[Layer], keep: Collection[str]) -> set[str]:
     """Names of the layers that ``keep`` matches: by name, by a module above them, or as a pattern.
 
     Raises:
-        TypeError: not a sequence of strings.
+        TypeError: not a list, tuple or set of strings.
         ValueError: a pattern that matches no module of the model.
     """
-    if isinstance(keep, str) or not all(isinstance(pattern, str) for pattern in keep):
-        raise TypeError(f"keep must be a sequence of names or patterns, got {keep!r}")
+    # Nothing that can be read only once, nor a str, which is a collection of its letters.
+    if not isinstance(keep, (list, tuple, set, frozenset)) or not all(
+        isinstance(pattern, str) for pattern in keep
+    ):
+        raise TypeError(f"keep must be a list, tuple or set of names or patterns, got {keep!r}")
+    keep = tuple(keep)
     names = [name for name, _ in model.named_modules() if name]
     for pattern in keep:
         if not any(fnmatchcase(name, pattern) for name in names):
