@@ -18,6 +18,9 @@ Tensor pack_weight(Tensor weight, bool bfloat16) {
   return packed;
 }
 
+// Activations have up to 255 in size and weights up to 127: longer sums could leave 32 bits.
+constexpr int64_t kLongestInt8 = 0x7fffffff / (255 * 127);
+
 // Whether 255 times any two neighbours, added up, stays in 16 bits.
 bool pairs_fit(const int8_t* values, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; r++)
@@ -36,6 +39,7 @@ Tensor pack_int8(Tensor values, Tensor scale, std::optional<double> low, std::op
   STD_TORCH_CHECK(values.scalar_type() == ScalarType::Char && scale.scalar_type() == ScalarType::Float &&
                       scale.numel() == out,
                   "pack_int8: values must be int8 and scale float32, one for each row");
+  STD_TORCH_CHECK(in <= kLongestInt8, "pack_int8: sums of ", in, " products leave 32 bits; at most ", kLongestInt8);
   STD_TORCH_CHECK(!k.sums_pairs || pairs_fit((const int8_t*)data(values), out, in),
                   "pack_int8: values that overflow the 16-bit sums of two products of this instruction set");
   Tensor packed = empty(values, {k.packed_bytes(Type::f32, Form::int8, out, in)}, ScalarType::Byte);
@@ -98,8 +102,11 @@ std::tuple<Tensor, Tensor, Tensor> mlp(Tensor x, Tensor weight1, Maybe packed1, 
          out2 = empty_if(save && gamma, x, with_last(x, out));
   std::optional<RowsView> res;
   if (residual) res = rows_view(*residual);
-  kernels().mlp(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, Norm{}, weight_of(weight1, packed1),
-                            data(bias1), weight_of(weight2, packed2), data(bias2), (Activation)activation, data(gamma),
+  const Weight first = weight_of(weight1, packed1), second = weight_of(weight2, packed2);
+  STD_TORCH_CHECK(!save || (first.form == Form::native && second.form == Form::native),
+                  "mlp: what a gradient needs can only be saved with plain weights");
+  kernels().mlp(runtime(), {type_of(x), rows.rows, data(rows.tensor), rows.stride, Norm{}, first,
+                            data(bias1), second, data(bias2), (Activation)activation, data(gamma),
                             res ? data(res->tensor) : nullptr, res ? res->stride : 0, data(y),
                             data(pre1), data(out2)});
   return {y, pre1, out2};

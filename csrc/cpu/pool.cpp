@@ -1,5 +1,6 @@
 // The pool keeps no more than what live outputs took at once lately, so it does not grow with the number
-// of calls, and shrinks when smaller batches or models follow.
+// of calls, and shrinks when smaller batches or models follow; and never more than kMost, since a training
+// step has all of its activations at once.
 #include "pool.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,7 +11,8 @@
 #include <cstdlib>
 #include <list>
 #include <mutex>
-#ifdef __linux__
+#ifdef __unix__
+#include <pthread.h>
 #include <sys/mman.h>
 #endif
 
@@ -24,6 +26,7 @@ namespace vitkern {
 namespace {
 
 constexpr size_t kSmallest = 256 << 10;  // below this malloc keeps memory at hand by itself
+constexpr size_t kMost = 256 << 20;      // some outputs of a large batch
 constexpr size_t kGrain = 64 << 10;
 constexpr int kWindow = 512;  // outputs over which "lately" goes
 
@@ -76,6 +79,9 @@ class Pool {
     return (int64_t)kept_;
   }
 
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
  private:
   struct Block {
     void* memory;
@@ -88,7 +94,7 @@ class Pool {
   }
 
   void trim() {
-    while (!free_.empty() && live_ + kept_ > std::max(before_, high_)) {
+    while (!free_.empty() && (kept_ > kMost || live_ + kept_ > std::max(before_, high_))) {
       std::free(free_.back().memory);
       kept_ -= free_.back().bytes;
       free_.pop_back();
@@ -104,7 +110,14 @@ class Pool {
 
 // Never destroyed: tensors may die after static objects.
 Pool& pool() {
-  static Pool* instance = new Pool;
+  static Pool* instance = [] {
+    static Pool* made = new Pool;
+#ifdef __unix__
+    // A child of fork has one thread, and must not wait for another one's lock.
+    pthread_atfork([] { made->lock(); }, [] { made->unlock(); }, [] { made->unlock(); });
+#endif
+    return made;
+  }();
   return *instance;
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -125,3 +127,37 @@ def test_gradients_in_pooled_memory() -> None:
         )
         assert torch.allclose(dx, expected[0], atol=1e-5)
         assert torch.allclose(dweight, expected[1], rtol=1e-4, atol=1e-2)
+
+
+def test_what_a_training_step_held_is_not_all_kept() -> None:
+    held = [output(1.0, rows=1 << 18) for _ in range(5)]  # 64 MiB each
+    held.clear()
+    assert 0 < _cpu.pooled_bytes() <= 256 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+    """Threads take and give memory while this one forks children that drop a tensor."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            output(1.0, rows=1024)
+
+    held = output(2.0)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # kills it
+                del held
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

@@ -66,7 +66,7 @@ VK_INLINE vf rounded_to_bf16(vf x) {
       if (bad[j]) high = __builtin_nanf("");
   }
   float step = (high - low) / kLevels;
-  if (step == 0.f) step = 1.f;
+  if (step < 1e-37f) step = 1.f;  // its inverse would be infinite
   const float inverse = 1.f / step, magic = 12582912.f;  // 1.5 * 2^23, as in exp2_bounded
   const float zero = step == step ? (-low * inverse + magic) - magic : 0.f;
   tail[0] = step;
@@ -130,7 +130,7 @@ struct Rows {
   const T* data;
   int64_t stride, k;
   Range range = {};
-  static constexpr bool costly = C::converts;  // not to be asked for again
+  static constexpr bool costly = C::converts && !(C::pairs && sizeof(T) == 2);  // not to be asked for again
   const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
     const T* rows = data + row * stride;
     if constexpr (C::dot == Dot::f32 && !C::rounds && sizeof(T) == 4) {

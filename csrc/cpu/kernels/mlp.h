@@ -85,16 +85,19 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
     float* buffer = (float*)rt.scratch(kRowsA, (n * C::stride(in) + padded_stride(in)) * 4);
     const float* xr = x.block(row, n, buffer, &lda);
     multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h, row));
-    int64_t ldr;
-    if (converts) buffer = (float*)rt.scratch(kRowsA, n * C::stride(hidden) * 4);
-    const float* hr = Rows<C, H>{h, ldh, hidden, b2.range}.block(0, n, buffer, &ldr);
+    const float* hr = (const float*)h;
+    int64_t ldr = C::pairs ? ldh / 2 : ldh;
+    if constexpr (converts) {
+      buffer = (float*)rt.scratch(kRowsA, n * C::stride(hidden) * 4);
+      hr = Rows<C, H>{h, ldh, hidden, b2.range}.block(0, n, buffer, &ldr);
+    }
     multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
   });
 }
 template <class T>
 static void mlp_as(const Runtime& rt, const MlpArgs& a) {
   const int64_t hidden = a.weight1.out, in = a.weight1.in, out = a.weight2.out;
-  if (a.rows == 0 || out == 0) return;
+  if (a.rows == 0 || (out == 0 && !a.pre1)) return;
   PaddedVectors vectors(rt, kVectors, 5, larger(larger(hidden, out), in));
   const float* bias1 = vectors.add((const T*)a.bias1, hidden);
   Epilogue<T> second{(T*)a.y, out};
