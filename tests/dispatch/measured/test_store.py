@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.dispatch.measured.conftest import Timer
 from tests.dispatch.measured.test_measuring import CALL
 from tests.dispatch.toy import ToyCall
 from vitkern.dispatch import Operator, measuring
-from vitkern.dispatch.measured import STORE, store
+from vitkern.dispatch.measured import STORE, file, store
 from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
 
 
@@ -48,6 +49,32 @@ def test_without_a_home_decisions_live_in_memory(
         toy(CALL)
     assert toy.select(CALL).name == "eager"
     assert STORE.path is None
+
+
+def _denied(*arguments: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.parametrize("what", ["name", "folder", "working folder"])
+def test_without_a_readable_folder_it_is_told_once_and_decisions_live_in_memory(
+    what: str, toy: Operator[ToyCall], timer: Timer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "_warned", set())
+    monkeypatch.setenv("VITKERN_CACHE_DIR", "x" * 5000)
+    if what == "folder":
+        monkeypatch.setattr(Path, "glob", _denied)
+    elif what == "working folder":
+        monkeypatch.setattr(store, "cache_folder", _denied)
+    with pytest.warns(UserWarning, match=r"cannot look for decisions: .*not used") as caught:
+        assert toy.select(CALL).name == "double"
+        STORE.forget()
+        assert toy.select(CALL).name == "double"
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the file, where that was not looked for
+        with measuring():
+            toy(CALL)
+    assert toy.select(CALL).name == "eager"
 
 
 def test_choices_against_the_fixed_order_are_counted(toy: Operator[ToyCall], timer: Timer) -> None:

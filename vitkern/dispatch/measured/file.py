@@ -30,7 +30,7 @@ except ImportError:  # Windows
 LOCK_SECONDS = 10.0
 """How long to wait for another process, which holds the lock for milliseconds."""
 
-_warned: set[Path] = set()
+_warned: set[Path | None] = set()
 _warned_lock = threading.Lock()
 
 
@@ -65,6 +65,19 @@ class Decision:
         return decision
 
 
+def warn(path: Path | None, what: str) -> None:
+    """Say what is wrong with a file or a folder (None: with finding one), once per process."""
+    with _warned_lock:
+        if path in _warned:
+            return
+        _warned.add(path)
+    warnings.warn(
+        f"vitkern: {what}; measured choices of backends are not kept or not used",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
 class DecisionFile:
     """The decisions of one environment.
 
@@ -84,14 +97,14 @@ class DecisionFile:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            self._warn(f"cannot read {self.path}: {error.strerror}")
+            warn(self.path, f"cannot read {self.path}: {error.strerror}")
         except ValueError:
             try:
                 # Again, in turn: another process may have mended it in the meantime.
                 with self._turn():
                     return self._parse_or_keep_aside()
             except OSError as error:
-                self._warn(f"{self.path} is damaged, and stays: {error.strerror}")
+                warn(self.path, f"{self.path} is damaged, and stays: {error.strerror}")
         return {}
 
     def update(self, new: Mapping[Key, Decision]) -> bool:
@@ -102,7 +115,7 @@ class DecisionFile:
                 self._write({**self._parse_or_keep_aside(), **new})
             return True
         except OSError as error:
-            self._warn(f"cannot write {self.path}: {error.strerror or error}")
+            warn(self.path, f"cannot write {self.path}: {error.strerror or error}")
             return False
 
     def _parse(self) -> dict[Key, Decision]:
@@ -134,7 +147,7 @@ class DecisionFile:
             while (aside := self.path.with_suffix(f".damaged-{next(number)}")).exists():
                 pass  # nobody else makes one: it is our turn
             os.replace(self.path, aside)
-            self._warn(f"{self.path} is damaged or not vitkern's; it is kept as {aside}")
+            warn(self.path, f"{self.path} is damaged or not vitkern's; it is kept as {aside}")
             return {}
 
     def _write(self, decisions: Mapping[Key, Decision]) -> None:
@@ -175,15 +188,3 @@ class DecisionFile:
                 except OSError:  # a file system without locks: renaming is atomic all the same
                     break
             yield
-
-    def _warn(self, what: str) -> None:
-        """Once per process and file."""
-        with _warned_lock:
-            if self.path in _warned:
-                return
-            _warned.add(self.path)
-        warnings.warn(
-            f"vitkern: {what}; measured choices of backends are not kept or not used",
-            UserWarning,
-            stacklevel=2,
-        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
-from vitkern.dispatch.measured.file import Decision, DecisionFile
+from vitkern.dispatch.measured.file import Decision, DecisionFile, warn
 from vitkern.dispatch.measured.key import Key, first_shape
 
 Overrides = dict[str, dict[Any, dict[Key, str]]]
@@ -86,10 +86,15 @@ class Store:
             self._decisions, self._unsaved, self._file, self.overrides = {}, {}, None, None
 
     def _open(self, *, only_if_any: bool) -> None:
-        folder = cache_folder()
-        if folder is None or (only_if_any and not any(folder.glob("decisions-*.json"))):
-            return  # without a look at the library: most processes have no decisions
-        found = environment()
+        folder = None
+        try:
+            folder = cache_folder()
+            if folder is None or (only_if_any and not any(folder.glob("decisions-*.json"))):
+                return  # without a look at the library: most processes have no decisions
+            found = environment()
+        except OSError as error:
+            warn(folder, f"cannot look for decisions: {error}")
+            return
         path = folder / file_name(found)
         if path != self.path:
             self._decisions, self._unsaved = {}, {}
