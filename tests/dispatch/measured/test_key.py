@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vitkern.dispatch.measured.key import from_text, is_hashable, key_of, to_text
+from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 
 
 class Call(NamedTuple):
@@ -17,25 +18,30 @@ class Call(NamedTuple):
     eps: Any = 1e-5
 
 
-class Converted:
-    """As a weight in another form."""
-
-    form = "int8"
-    dtype = torch.float32
-
-    def __init__(self, rows: int) -> None:
-        self.shape = torch.Size((rows, 4))
-
-
 X = torch.zeros(2, 4)
+W = torch.zeros(3, 4)
 
 
 def test_equal_calls_have_equal_keys() -> None:
     assert key_of("op", Call(X)) == key_of("op", Call(torch.ones(2, 4)))
     assert key_of("op", Call(X)) != key_of("other", Call(X))
-    assert key_of("op", Call(X, Converted(3))) == key_of("op", Call(X, Converted(3)))
-    assert key_of("op", Call(X, Converted(3))) != key_of("op", Call(X, Converted(5)))
-    assert key_of("op", Call(X, Converted(3))) != key_of("op", Call(X, torch.zeros(3, 4)))
+
+
+def test_weights_in_other_forms_are_told_apart() -> None:
+    assert key_of("op", Call(X, Int8Weight(W))) == key_of("op", Call(X, Int8Weight(W + 1)))
+    ranges = [key_of("op", Call(X, Int8Weight(W, low, 1.0))) for low in (-1.0, -2.0)]
+    assert ranges[0] == ranges[1]
+    weights = [
+        W,
+        Int8Weight(W),
+        Int8Weight(W, -1.0, 1.0),
+        Int8Weight(W.bfloat16()),
+        Int8Weight(X),
+        Int8Weight(W.T.contiguous().T),
+        Int8Weight(torch.nn.Parameter(W, requires_grad=False)),  # its packed form is kept
+        Bfloat16Weight(W),
+    ]
+    assert len({key_of("op", Call(X, weight)) for weight in weights}) == len(weights)
 
 
 def test_a_gradient_counts_where_it_is_wanted() -> None:
@@ -72,7 +78,7 @@ def test_a_key_may_be_impossible_to_look_up() -> None:
     assert not is_hashable(key)
 
 
-@pytest.mark.parametrize("call", [Call(X), Call(X, Converted(3)), Call(X.T, X, None, 0.25)])
+@pytest.mark.parametrize("call", [Call(X), Call(X, Int8Weight(W)), Call(X.T, X, None, 0.25)])
 def test_text_and_back(call: Call) -> None:
     key = key_of("op", call)
     assert key is not None

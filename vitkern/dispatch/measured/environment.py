@@ -20,7 +20,7 @@ import torch
 from vitkern import _host
 from vitkern._library import load
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when keys or files change their meaning."""
 
 _FIELDS = "model name|cpu family|model|stepping|CPU implementer|CPU part|CPU variant|CPU revision"

@@ -21,7 +21,7 @@ def key_of(op: str, call: tuple[Any, ...]) -> Key | None:
 
     A tensor counts with its shape, dtype, whether it is contiguous, whether it is a parameter (the
     packed form of one is kept) and whether a gradient of it is wanted; a weight in another form
-    (``vitkern.ops.weights``) with form, shape and dtype. Tensors of other classes stand for
+    (``vitkern.ops.weights``) with that form and as a tensor. Tensors of other classes stand for
     something else, and are not timed.
     """
     wanted = torch.is_grad_enabled()
@@ -41,7 +41,9 @@ def key_of(op: str, call: tuple[Any, ...]) -> Key | None:
             elif cls in _PLAIN:
                 parts.append(value)
             else:
-                parts.append((value.form, value.shape, value.dtype))
+                source = value.source
+                whole, kept = source.is_contiguous(), type(source) is _Parameter
+                parts.append((value.form, value.dynamic, source.shape, source.dtype, whole, kept))
     except (AttributeError, RuntimeError):  # unknown objects, nested tensors
         return None
     if device is None or device == "meta":
