@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ops import harness
 from vitkern import UnsupportedInput, ops, use_backend
-from vitkern.dispatch import OPERATORS
+from vitkern.dispatch import OPERATORS, measuring
+from vitkern.dispatch.measured import STORE, timing
 from vitkern.ops import _cpu
 
 OPS = ("attention_block", "window_attention_block", "mlp_block")
@@ -252,6 +254,48 @@ def test_the_cpu_refuses_what_it_cannot_mix(op: str) -> None:
     ):
         (reason,) = supports(call._replace(**changes))
         assert reason.startswith("a norm in other dtypes")
+
+
+@pytest.fixture
+def _measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of blocks eager is the fastest backend, of what they are made of it is not."""
+
+    def in_turns(runs: timing.Runs, static: str) -> timing.Seconds:
+        with _Recorder() as recorder:
+            runs["cpu"]()
+        (func, _), *_ = recorder.calls
+        eager = 1.0 if func.name().split("::")[1] in OPS else 3.0
+        return {name: [eager if name == "eager" else 2.0] * 9 for name in runs}
+
+    monkeypatch.setenv("VITKERN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(timing, "in_turns", in_turns)
+    STORE.forget()
+    yield
+    STORE.forget()
+
+
+@needs_cpu
+@pytest.mark.usefixtures("_measured")
+@every_op
+@every_dtype
+def test_eager_that_was_faster_is_what_runs(op: str, dtype: torch.dtype) -> None:
+    """The reference that was timed, not the ops that the block is made of."""
+    call = full(op, dtype)
+    with measuring() as measurement:
+        public(op)(call)
+    assert [(use.op, use.backend) for use in measurement.uses] == [(op, "eager")]
+    assert called(op, call) == []
+    assert torch.equal(public(op)(call), harness.reference(op)(call))
+    assert called(op, call, "cpu") == [op]
+
+
+@needs_cpu
+@pytest.mark.usefixtures("_measured")
+@every_op
+def test_what_is_composed_is_reported_as_that(op: str) -> None:
+    with measuring() as measurement:
+        public(op)(full(op, F64))
+    assert [use.op for use in measurement.uses] == PARTS[op]
 
 
 # Gradients

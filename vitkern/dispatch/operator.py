@@ -38,11 +38,21 @@ class Operator(Generic[CallT]):
 
     Every module of the op's package that defines ``BACKEND`` contributes it; ``reference.py``
     contributes ``eager``. Adding a backend is adding such a module.
+
+    Args:
+        name: the op's.
+        call_type: of its calls.
+        package: that has the modules.
+        composed: whether the public function calls other ops instead where only ``eager`` takes a
+            call (:meth:`whole`): each of these chooses its own backend.
     """
 
-    def __init__(self, name: str, call_type: type[CallT], package: str) -> None:
+    def __init__(
+        self, name: str, call_type: type[CallT], package: str, *, composed: bool = False
+    ) -> None:
         self.name = name
         self.call_type = call_type
+        self.composed = composed
         self.backends: dict[str, Backend] = {}
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             if module.name == "cases" or module.name.endswith("_kernels"):
@@ -82,6 +92,18 @@ class Operator(Generic[CallT]):
             if not candidate.supports(call):
                 return candidate
         raise UnsupportedInput(self.name, call, self.refusals(call))
+
+    def whole(self, call: CallT, backend: str | None = None) -> Any:
+        """Compute ``call``, without a gradient, on the selected backend; None = compose it.
+
+        ``eager`` computes it where that was measured to be faster than a backend that takes it.
+        """
+        chosen = self.select(call, backend)
+        if chosen.name == "eager" and all(
+            other is chosen or other.supports(call) for other in self.backends.values()
+        ):
+            return None
+        return chosen.forward(call, False)[0]
 
     def refusals(self, call: CallT) -> dict[str, list[str]]:
         """For every backend of the op, the reasons it would refuse ``call`` (empty = takes it)."""

@@ -12,7 +12,7 @@ from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
 from vitkern.ops.weights import ConvertedWeight
 
-_OPERATOR = Operator("attention_block", AttentionBlockCall, __name__)
+_OPERATOR = Operator("attention_block", AttentionBlockCall, __name__, composed=True)
 _NAMES = ("norm_weight", "norm_bias", "qkv_weight", "qkv_bias", "proj_weight", "proj_bias", "gamma")
 
 
@@ -75,9 +75,8 @@ def attention_block(
     _check.inference("proj_weight", proj_weight, x, *tensors)
     if _check.block(x, _NAMES, tensors, shapes):
         call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
-        chosen = _OPERATOR.select(call, backend)
-        if chosen.name != "eager":
-            out: torch.Tensor = chosen.forward(call, False)[0]
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
+        if out is not None:
             return out
 
     y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from vitkern.ops.mlp import mlp
 from vitkern.ops.mlp_block.call import MlpBlockCall
 from vitkern.ops.weights import ConvertedWeight
 
-_OPERATOR = Operator("mlp_block", MlpBlockCall, __name__)
+_OPERATOR = Operator("mlp_block", MlpBlockCall, __name__, composed=True)
 _NAMES = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "gamma")
 
 
@@ -73,9 +73,8 @@ def mlp_block(
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
     if _check.block(x, _NAMES, tensors, shapes):
         call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))
-        chosen = _OPERATOR.select(call, backend)
-        if chosen.name != "eager":
-            out: torch.Tensor = chosen.forward(call, False)[0]
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
+        if out is not None:
             return out
 
     y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]

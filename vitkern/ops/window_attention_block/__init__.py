@@ -12,7 +12,7 @@ from vitkern.ops.weights import ConvertedWeight
 from vitkern.ops.window_attention import window_attention
 from vitkern.ops.window_attention_block.call import WindowAttentionBlockCall
 
-_OPERATOR = Operator("window_attention_block", WindowAttentionBlockCall, __name__)
+_OPERATOR = Operator("window_attention_block", WindowAttentionBlockCall, __name__, composed=True)
 _NAMES = (
     "norm_weight",
     "norm_bias",
@@ -113,9 +113,8 @@ def window_attention_block(
             scale,
             _check.flag("pad_first", pad_first),
         )
-        chosen = _OPERATOR.select(call, backend)
-        if chosen.name != "eager":
-            out: torch.Tensor = chosen.forward(call, False)[0]
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
+        if out is not None:
             return out
 
     y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]
