@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -70,6 +70,37 @@ def test_compiled_before_and_after_patching() -> None:
         torch.testing.assert_close(compiled(x), wanted, rtol=0, atol=1e-10)
         vitkern.unpatch(model)
         torch.testing.assert_close(compiled(x), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_compiled_code_follows_forms(name: str, backend: str | None) -> None:
+    """Those that layers get, lose and exchange after it was compiled."""
+    model, x = zoo.build(name, torch.float32), zoo.images(name, torch.float32)
+    vitkern.patch(model, backend=backend)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: vitkern.patch(model, dtype=torch.bfloat16, backend=backend),
+        lambda: vitkern.quantize(model, x),
+        lambda: vitkern.dequantize(model),
+        lambda: vitkern.patch(model, backend=backend),
+        lambda: vitkern.quantize(model, x / 2),
+        lambda: (vitkern.dequantize(model), vitkern.quantize(model, 2 * x)),
+        lambda: (vitkern.dequantize(model), vitkern.quantize(model, activations="dynamic")),
+        lambda: vitkern.unpatch(model),
+    ]
+    before = None
+    with torch.no_grad():
+        for number, change in enumerate(changes):
+            change()
+            wanted = model(x)
+            # Forms differ from each other by some 0.3 % to 2 %, compiled code by rounding only.
+            size = wanted.norm()
+            assert (compiled(x) - wanted).norm() <= 1e-4 * size, number
+            if before is not None and number != len(changes) - 1:
+                assert (wanted - before).norm() > 1e-3 * size, number
+            before = wanted
 
 
 def test_hooks_on_children_are_compiled_in() -> None:

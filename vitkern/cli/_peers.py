@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitkern.cli._errors import Failure, Usage, user_errors
+from vitkern.cli._errors import Usage, user_errors
 
 if TYPE_CHECKING:
     from vitkern.bench.models import Row
@@ -55,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         console,
         print_json,
         show_progress,
+        target,
         writing,
     )
 
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     with user_errors():
         for row in wanted:
             models.check_name(row.model)
-        path = _target("--json", arguments.json)
-        picture = _target("--picture", arguments.picture)
+        path = target("--json", arguments.json)
+        picture = target("--picture", arguments.picture)
         here, versions = machine.describe(), peers.versions()
         for number, row in enumerate(wanted, 1):
             begin(row.label, number, len(wanted))
@@ -95,17 +95,3 @@ def run(arguments: argparse.Namespace) -> int:
         for line in peers_report.notes(results):
             out.print(line, markup=False, soft_wrap=True)
     return 0 if all(result.ok for result in results) else 1
-
-
-def _target(option: str, name: str | None) -> Path | None:
-    """The file; one that cannot be written is a wrong call.
-
-    Raises:
-        Usage: it cannot.
-    """
-    from vitkern.cli._output import target
-
-    try:
-        return target(option, name)
-    except Failure as error:
-        raise Usage(str(error)) from error

@@ -25,8 +25,9 @@ What keeps working
       they are, and draw the random numbers of the original forward. Attention dropout draws others.
     * Autocast, gradient checkpointing, DDP, FSDP2 (``fully_shard`` after ``patch``),
       ``torch.func.functional_call``, ``torch.compile(fullgraph=True)`` and ``torch.export``.
-      Compiled code keeps the decision of its first call: as ever with torch.compile, hooks added
-      later are not seen. ``torch.fx`` tracing sees the original forward.
+      Compiled code is compiled anew where the model is patched, unpatched or gets other forms. But
+      as ever with torch.compile, hooks added later are not seen. ``torch.fx`` tracing sees the
+      original forward.
 
 Forms
     ``patch(model, dtype=torch.bfloat16)`` and ``vitkern.quantize`` give each Linear below a patched

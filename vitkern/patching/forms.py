@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitkern.ops._cpu import Weight
 from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight, Int8Weight
 from vitkern.patching.parts import is_plain
 from vitkern.patching.swap import swap_of
 
-Weight = torch.Tensor | ConvertedWeight
 BFLOAT16_NOTE = "bfloat16 for inference only"
 
 

@@ -176,8 +176,15 @@ def _restore(module: nn.Module, adapter: str, *options: Any) -> Swap:
 
 def swap_of(module: nn.Module) -> Swap | None:
     """The swap in the instance's ``forward``, if there is one."""
-    forward = module.__dict__.get("forward")
+    # Not by ``__dict__.get``, which Dynamo does not guard on where there is none: what is compiled
+    # before a layer gets a form would go on without it. Scripted modules may have none at all.
+    forward = getattr(module, "forward", None)
     return forward if type(forward) is Swap else None
+
+
+def is_patched(model: nn.Module) -> bool:
+    """Whether any module of it is."""
+    return any(swap_of(module) is not None for module in model.modules())
 
 
 def _types(tensors: dict[str, Any]) -> tuple[type, ...]:

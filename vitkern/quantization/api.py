@@ -15,6 +15,7 @@ from vitkern.ops._cpu import drop_packed
 from vitkern.ops.weights import Int8Weight
 from vitkern.patching import probe
 from vitkern.patching.api import patch
+from vitkern.patching.swap import is_patched
 from vitkern.quantization.calibration import (
     batches_of,
     compare,
@@ -28,7 +29,6 @@ from vitkern.quantization.layers import (
     Layer,
     candidates,
     check_weights,
-    is_patched,
     kept,
     quantized_layers,
     unchanged_on_error,

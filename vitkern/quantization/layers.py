@@ -18,7 +18,7 @@ from vitkern.patching import forms
 from vitkern.patching.api import give_form
 from vitkern.patching.plan import Product, plan
 from vitkern.patching.report import PatchedModule
-from vitkern.patching.swap import swap_of
+from vitkern.patching.swap import is_patched, swap_of
 
 
 class CannotQuantize(RuntimeError):
@@ -90,11 +90,6 @@ def candidates(model: nn.Module, backend: str | None) -> list[Layer]:
                     found[id(product.layer)] = Layer(product.name, product.layer, backend)
     order = {id(module): index for index, module in enumerate(model.modules())}
     return sorted(found.values(), key=lambda layer: order[id(layer.module)])
-
-
-def is_patched(model: nn.Module) -> bool:
-    """Whether any module of it is."""
-    return any(swap_of(module) is not None for module in model.modules())
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Linear]:
