@@ -45,6 +45,11 @@ FORMS: dict[str, Callable[[torch.Tensor], ConvertedWeight]] = {
     "static": lambda w: Int8Weight(w, -4.0, 5.0),
 }
 
+# Times eager's own distance from the exact result: how far the kernel may be from that, and from
+# eager. The most over eight seeds, on all instruction sets, was 1.0013 and 0.11 in float32, 1.11
+# and 0.93 in bfloat16 (1.04 and 0.37 where nothing is rounded between two products).
+LIMITS = {torch.float32: (1.01, 0.2), torch.bfloat16: (1.2, 1.25)}
+
 needs_kernels = pytest.mark.skipif(not kernels("linear"), reason="no compiled library")
 
 
@@ -53,22 +58,29 @@ def parameter(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     return torch.nn.Parameter((values / max(shape[-1], 1) ** 0.5).to(dtype))
 
 
-def close(kernel: torch.Tensor, eager: torch.Tensor, exact: torch.Tensor) -> None:
-    """The kernel is as far from the product without rounding as eager is, and nearer to eager.
+def close(
+    kernel: torch.Tensor,
+    eager: torch.Tensor,
+    exact: torch.Tensor,
+    residual: torch.Tensor | None = None,
+) -> None:
+    """Without the residual, the kernel is as far from the exact product as eager, and near eager.
 
-    Integers that fall on the other side of a rounding, because the two divide differently, move a
-    result by one step: in norm that is little, while an error of arithmetic is not. Results in
-    bfloat16 are rounded once more than eager's, or less.
+    ``eager`` is in float32, and is rounded once, as the kernels round. Integers that fall on the
+    other side of a rounding, because the two divide differently or have another input (``mlp``
+    keeps what is between its products in x's dtype), move a result by one step: in norm that is
+    little, while an error of arithmetic is not.
     """
-    apart = 0.25 if kernel.dtype == torch.float32 else 1.0
-    kernel, eager = kernel.double(), eager.double()
     assert kernel.shape == exact.shape and not kernel.isnan().any()
+    assert eager.dtype == torch.float32
     if kernel.numel() == 0:
         return
-    scale = exact.norm()
-    ours, theirs = (kernel - exact).norm() / scale, (eager - exact).norm() / scale
-    assert ours <= 1.1 * theirs + 2e-3 * (exact.numel() < 64) + 1e-6, (ours, theirs)
-    assert (kernel - eager).norm() / scale <= apart * theirs + 1e-2 * (exact.numel() < 64) + 1e-6
+    further, apart = LIMITS[kernel.dtype]
+    eager = eager.to(kernel.dtype).double()
+    rounding = 1e-6 * (exact if residual is None else exact - residual.double()).norm()
+    ours, theirs = (kernel - exact).norm(), (eager - exact).norm()
+    assert ours <= further * theirs + rounding, (ours, theirs)
+    assert (kernel - eager).norm() <= apart * theirs + rounding, (kernel - eager).norm() / theirs
 
 
 @needs_kernels
@@ -83,41 +95,59 @@ def test_linear(isa: str, dtype: torch.dtype, form: str) -> None:
             b, g = b.to(dtype), g.to(dtype)
             x = torch.randn(rows, 2 * inputs)[:, ::2].to(dtype)  # not contiguous
             r = torch.randn(rows, width).to(dtype)
-            weight = FORMS[form](w)
             for act in (None, "gelu"):
                 exact = F.linear(x.double(), w.double(), b.double())
                 exact = r.double() + g.double() * (exact if act is None else F.gelu(exact))
-                run = {
-                    name: ops.linear(
-                        x, weight, b, activation=act, gamma=g, residual=r, backend=name
+
+                def run(backend: str, *args: torch.Tensor, act: str | None = act) -> torch.Tensor:
+                    x, w, b, g, r = args
+                    return ops.linear(
+                        x, FORMS[form](w), b, activation=act, gamma=g, residual=r, backend=backend
                     )
-                    for name in ("cpu", "eager")
-                }
-                close(run["cpu"], run["eager"], exact)
+
+                given = (x, w, b, g, r)
+                close(run("cpu", *given), run("eager", *(t.float() for t in given)), exact)
 
 
 @needs_kernels
 @pytest.mark.parametrize("first", [None, *FORMS])
 @pytest.mark.parametrize("second", [None, *FORMS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("isa", ISAS)
 @torch.no_grad()
-def test_mlp_block_in_all_pairs_of_forms(isa: str, first: str | None, second: str | None) -> None:
+def test_mlp_and_its_block_in_all_pairs_of_forms(
+    isa: str, dtype: torch.dtype, first: str | None, second: str | None
+) -> None:
+    def weights_of(w1: torch.Tensor, w2: torch.Tensor) -> tuple[Any, Any]:
+        return (
+            w1 if first is None else FORMS[first](w1),
+            w2 if second is None else FORMS[second](w2),
+        )
+
+    def block(
+        backend: str, x: Any, n: Any, nb: Any, w1: Any, b1: Any, w2: Any, b2: Any, g: Any
+    ) -> torch.Tensor:
+        f1, f2 = weights_of(w1, w2)
+        return ops.mlp_block(x, n, nb, f1, b1, f2, b2, gamma=g, backend=backend)
+
+    def mlp(
+        backend: str, x: Any, n: Any, nb: Any, w1: Any, b1: Any, w2: Any, b2: Any, g: Any
+    ) -> torch.Tensor:
+        f1, f2 = weights_of(w1, w2)
+        return ops.mlp(x, f1, b1, f2, b2, gamma=g, residual=x, backend=backend)
+
     with on_isa(isa):
-        for rows, c, hidden in [(5, 12, 30), (70, 96, 100), (600, 33, 50)]:
+        for rows, c, hidden in [(5, 60, 30), (70, 96, 100), (600, 33, 50)]:
             x = torch.randn(rows, c)
-            n, nb, g = 1 + parameter(c), parameter(c, seed=1), parameter(c, seed=2)
-            w1, b1 = parameter(hidden, c), parameter(hidden)
-            w2, b2 = parameter(c, hidden), parameter(c)
-            f1 = w1 if first is None else FORMS[first](w1)
-            f2 = w2 if second is None else FORMS[second](w2)
-            exact = F.layer_norm(x.double(), (c,), n.double(), nb.double())
-            exact = F.gelu(F.linear(exact, w1.double(), b1.double()))
-            exact = x.double() + g.double() * F.linear(exact, w2.double(), b2.double())
-            run = {
-                name: ops.mlp_block(x, n, nb, f1, b1, f2, b2, gamma=g, backend=name)
-                for name in ("cpu", "eager")
-            }
-            close(run["cpu"] - x, run["eager"] - x, exact - x)
+            norm = (1 + parameter(c), parameter(c, seed=1))
+            layers = (parameter(hidden, c), parameter(hidden), parameter(c, hidden), parameter(c))
+            given = tuple(t.to(dtype) for t in (x, *norm, *layers, parameter(c, seed=2)))
+            x, n, nb, w1, b1, w2, b2, g = (t.double() for t in given)
+            for run in (mlp, block):
+                exact = x if run is mlp else F.layer_norm(x, (c,), n, nb)
+                exact = F.linear(F.gelu(F.linear(exact, w1, b1)), w2, b2)
+                eager = run("eager", *(t.float() for t in given))
+                close(run("cpu", *given), eager, x + g * exact, x)
 
 
 @needs_kernels
@@ -138,7 +168,7 @@ def test_attention_blocks(isa: str, form: str) -> None:
         results = {
             name: run(x, n, nb, *converted, table, backend=name) for name in ("cpu", "eager")
         }
-        close(results["cpu"] - x, results["eager"] - x, exact - x)
+        close(results["cpu"], results["eager"], exact, x)
 
     def plain(*args: Any, backend: str) -> torch.Tensor:
         return ops.attention_block(*args[:-1], num_heads=heads, backend=backend)
@@ -526,6 +556,23 @@ def test_pairs_of_tiny_weights_fit(size: float) -> None:
     values, scale = quantize_rows(w, paired=True)
     assert values.int().unflatten(1, (-1, 2)).sum(dim=2).max() <= 128
     assert ((values * scale[:, None] - w).abs() <= scale[:, None] / 2 * 1.0001 + 1e-35).all()
+
+
+@pytest.mark.parametrize("backend", ["eager", *kernels("linear")])
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
+def test_int8_of_tiny_activations_is_finite(isa: str, backend: str) -> None:
+    w, bias, x = parameter(6, 20), parameter(6), torch.randn(3, 20)
+    x[1] *= 1e-38  # beside tokens of usual size
+    for size in (1.0, 1e-20, 1e-36, 1e-38, 1e-44):
+        tiny = x * size
+        for weight in (Int8Weight(w), Int8Weight(w, -4.0 * size, 4.0 * size)):
+            with on_isa(isa):
+                y = ops.linear(tiny, weight, backend=backend)
+                z = ops.linear(tiny, weight, bias, backend=backend)
+            exact = weight.product(tiny, None)
+            assert torch.allclose(y, exact, rtol=1e-5, atol=1e-5 * exact.abs().max().item())
+            assert torch.allclose(z, exact + bias, rtol=1e-5)
 
 
 @torch.no_grad()

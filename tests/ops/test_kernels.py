@@ -12,6 +12,8 @@ import torch
 from tests.ops import harness
 from vitkern import ops
 from vitkern.dispatch import OPERATORS
+from vitkern.ops import _cpu
+from vitkern.ops.mlp.cases import Case
 
 PAIRS = [(op, backend) for op in harness.OPS for backend in harness.backends(op)]
 every_op = pytest.mark.parametrize("op, backend", PAIRS)
@@ -324,6 +326,15 @@ def test_residual_of_another_dtype_promotes(op: str, gamma: bool) -> None:
         ]
         assert results[0].dtype == torch.float32
         torch.testing.assert_close(*results, rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("isa", _cpu.isas())
+@pytest.mark.parametrize("rows", [2000, 2100])
+def test_mlp_of_many_rows_and_an_odd_hidden_size(rows: int, isa: str) -> None:
+    """Blocks of rows whose hidden values, taken in pairs, end with half of one."""
+    case = Case(name="odd", tags=("edge",), rows=(rows,), dims=(9, 1543, 9))
+    with harness.on_isa(isa):
+        harness.check("mlp", "cpu", harness.make("mlp", case, torch.bfloat16), grad=False)
 
 
 @pytest.mark.parametrize("backend", harness.backends("patch_embed"))

@@ -82,6 +82,7 @@ CASES: tuple[Case, ...] = (
     _edge("vector", (), (24, 96, 33)),
     _edge("no-rows", (0, 197), (48, 192, 48), gamma=True),
     _edge("no-hidden", (5,), (8, 0, 8)),
+    _edge("no-outputs", (5,), (8, 12, 0)),
 )  # fmt: skip
 
 
