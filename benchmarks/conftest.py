@@ -6,15 +6,19 @@ is timed, is that results are right.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.harm import too_few_decided
 from vitkern.bench import machine, report
 
 RESULTS = Path(__file__).parent / "results"
+
+HARM = "test_do_no_harm.py::test_not_slower"
 
 ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 
@@ -63,6 +67,13 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Record:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--wide"):
+        outcomes = [row["outcome"] for row in session.config.stash[ROWS].get("harm", ())]
+        rows = sum(item.nodeid.partition("[")[0].endswith(HARM) for item in session.items)
+        why = too_few_decided(outcomes, rows)
+        if why is not None:  # rows that are skipped would leave the status at 0
+            print(f"\n{why}", file=sys.stderr)
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if not session.config.getoption("--store"):
         return
     here = machine.describe()

@@ -24,6 +24,8 @@ SAME = 0.01
 ENOUGH = 0.03
 CHANCE = 0.05
 """Of a wrong bound."""
+DECIDED = 0.75
+"""The share of rows that has to be decided for a run to count."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ def verdict(speedups: Sequence[float], *, rows: int, busy: bool = False) -> Verd
     elif not busy and lower > 1.0 - ENOUGH:
         outcome = "harmless"
     return Verdict(outcome, lower, upper)
+
+
+def too_few_decided(outcomes: Sequence[str], rows: int) -> str | None:
+    """What is wrong with a run of ``rows`` that tells of too few of them; None where nothing is."""
+    decided = sum(outcome != "undecided" for outcome in outcomes)
+    if decided >= DECIDED * rows:
+        return None
+    return (
+        f"do no harm: only {decided} of {rows} rows were decided, and at least"
+        f" {DECIDED:.0%} must be: measure again on a quieter machine"
+    )
 
 
 def _place(count: int, chance: float) -> int:

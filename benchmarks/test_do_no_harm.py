@@ -4,7 +4,8 @@
 about half an hour, on an otherwise idle machine. Without ``--wide`` two small ones are measured.
 
 Parity comes first. Times are ratios of one process, in turns; no time of a clock is asserted. A
-pair about which the times do not tell is skipped, with what was found, and not passed.
+pair about which the times do not tell is skipped, with what was found, and not passed; with
+``--wide`` it is an error where they tell of fewer than three quarters of the pairs.
 """
 
 from __future__ import annotations

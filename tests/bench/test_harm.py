@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from benchmarks.harm import CHANCE, SAME, Verdict, _place, verdict
+from benchmarks import conftest
+from benchmarks.harm import CHANCE, SAME, Verdict, _place, too_few_decided, verdict
 
 
 def noisy(median: float, count: int, noise: float, seed: int = 0) -> list[float]:
@@ -67,3 +70,33 @@ def test_json_has_no_infinity() -> None:
         "outcome": "undecided", "lower": None, "upper": None,
     }  # fmt: skip
     assert Verdict("slower", 0.5, 0.9).to_dict()["upper"] == 0.9
+
+
+@pytest.mark.parametrize("undecided, enough", [(0, True), (10, True), (11, False), (40, False)])
+def test_a_run_decides_three_quarters_of_its_rows(undecided: int, enough: bool) -> None:
+    outcomes = ["harmless", "slower"] * 20
+    outcomes[:undecided] = ["undecided"] * undecided
+    why = too_few_decided(outcomes, 40)
+    assert (why is None) == enough
+    assert why is None or f"only {40 - undecided} of 40 rows were decided" in why
+
+
+@pytest.mark.parametrize(
+    "outcome, wide, status",
+    [("undecided", True, 1), ("harmless", True, 0), ("undecided", False, 0), (None, True, 1)],
+)
+def test_a_wide_run_that_decides_too_little_is_an_error(
+    outcome: str | None, wide: bool, status: int
+) -> None:
+    """None is a row that was skipped before anything was found."""
+    options = {"--wide": wide, "--store": False}
+    found = {} if outcome is None else {"harm": [{"outcome": outcome}]}
+    config = SimpleNamespace(stash={conftest.ROWS: found})
+    config.getoption = options.__getitem__
+    session: Any = SimpleNamespace(
+        config=config,
+        exitstatus=0,
+        items=[SimpleNamespace(nodeid=f"benchmarks/{conftest.HARM}[swin-b1]")],
+    )
+    conftest.pytest_sessionfinish(session)
+    assert session.exitstatus == status

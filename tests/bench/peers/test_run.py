@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,36 @@ from vitkern.bench.timing import Plan
 
 ROW = Row("vit_tiny_patch16_224", 2)
 PLAN = Plan(min_rounds=3, min_seconds=0.0, sample_seconds=0.0)
-PLAIN = System(EAGER, "PyTorch", "fp32", forward)
 
 
-def scaled(factor: float, passes: int = 1) -> Callable[[nn.Module, torch.Tensor], Run]:
-    """Eager's logits times a factor, from that many passes."""
+class Clock:
+    """Made up: a pass takes what its system says, and all else next to nothing."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+CLOCK = Clock()
+
+
+def scaled(factor: float, seconds: float = 1.0) -> Callable[[nn.Module, torch.Tensor], Run]:
+    """Eager's logits times a factor, after so many seconds of the made-up clock."""
 
     def build(model: nn.Module, images: torch.Tensor) -> Run:
         def once() -> torch.Tensor:
-            for _ in range(passes):
-                logits = forward(model, images)()
-            return logits * factor
+            CLOCK.now += seconds
+            return forward(model, images)() * factor
 
         return once
 
     return build
+
+
+PLAIN = System(EAGER, "PyTorch", "fp32", scaled(1.0))
 
 
 def refusing(error: Exception) -> Callable[[nn.Module, torch.Tensor], Run]:
@@ -61,6 +75,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr(child, "call", call)
     monkeypatch.setattr(run, "SETTLE", 0.0)
+    monkeypatch.setattr(run, "clock", CLOCK)
     return register
 
 
@@ -73,10 +88,10 @@ def test_all_systems_are_timed_and_ours_are_compared_with_the_fastest_peer(
 ) -> None:
     registered(
         PLAIN,
-        System("slow", "a", "fp32", scaled(1.0, passes=2)),
+        System("slow", "a", "fp32", scaled(1.0, seconds=2.0)),
         System("fast", "b", "fp32", scaled(1.0)),
         System("other precision", "b", "int8", scaled(1.01)),
-        System("ours", OURS, "fp32", scaled(1.0, passes=3)),
+        System("ours", OURS, "fp32", scaled(1.0, seconds=4.0)),
     )
     steps: list[str] = []
     result = run.measure(ROW, PLAN, progress=steps.append)
@@ -89,7 +104,9 @@ def test_all_systems_are_timed_and_ours_are_compared_with_the_fastest_peer(
     (one,) = result.against
     assert (one.ours, one.precision, one.peer) == ("ours", "fp32", "fast")
     assert one.ratio is not None
-    assert one.ratio.median < 0.8  # the peer takes a third of ours
+    assert one.ratio.median == pytest.approx(0.25, rel=1e-3)
+    assert found["slow"].speedup is not None
+    assert found["slow"].speedup.median == pytest.approx(0.5, rel=1e-3)
     assert found["slow"].error is not None
     assert found["slow"].error < 1e-5
     assert found["slow"].allowed is None
@@ -148,13 +165,13 @@ def test_a_peer_that_deviates_is_timed_and_reported(registered: Callable[..., No
 def test_a_peer_that_is_much_slower_is_not_timed_in_turns(registered: Callable[..., None]) -> None:
     registered(
         PLAIN,
-        System("slow", "a", "bf16", scaled(1.0, passes=200)),
+        System("slow", "a", "bf16", scaled(1.0, seconds=7.0)),
         System("ours", OURS, "fp32", scaled(1.0)),
     )
     result = run.measure(ROW, PLAN)
     found = entries(result)["slow"]
     assert found.seconds is None
-    assert re.fullmatch(r"not timed: \d+ times as slow as eager in one pass", found.reason or "")
+    assert found.reason == "not timed: 7 times as slow as eager in one pass"
     assert not found.wrong
     assert result.ok
 
@@ -204,29 +221,48 @@ def test_a_system_that_takes_its_process_with_it_is_left_out(
         except KeyboardInterrupt as error:  # what nothing in it can catch
             raise child.ChildFailed("Segmentation fault") from error
 
-    def dying(model: nn.Module, images: torch.Tensor) -> Run:
-        passes = []
+    def dying(last: int) -> Callable[[nn.Module, torch.Tensor], Run]:
+        def build(model: nn.Module, images: torch.Tensor) -> Run:
+            passes = []
 
+            def once() -> torch.Tensor:
+                passes.append(1)
+                if len(passes) == last:
+                    raise KeyboardInterrupt
+                return forward(model, images)()
+
+            return once
+
+        return build
+
+    passes = 0
+
+    def counted(model: nn.Module, images: torch.Tensor) -> Run:
         def once() -> torch.Tensor:
-            passes.append(1)
-            if len(passes) > 2:  # while it is timed
-                raise KeyboardInterrupt
+            nonlocal passes
+            passes += 1
             return forward(model, images)()
 
         return once
+
+    registered(PLAIN, System("counted", "a", "fp32", counted))
+    run.measure(ROW, PLAN)
 
     monkeypatch.setattr(child, "call", call)
     registered(
         PLAIN,
         System("crash", "a", "fp32", refusing(KeyboardInterrupt())),  # type: ignore[arg-type]
-        System("late", "a", "fp32", dying),
+        System("late", "a", "fp32", dying(3)),  # while it is timed
+        System("last", "a", "fp32", dying(passes)),  # while page faults are counted
         System("ours", OURS, "fp32", scaled(1.0)),
     )
+    calls.clear()
     result = run.measure(ROW, PLAN)
     why = "its process ended: Segmentation fault"
-    assert calls == [{}, {"crash": why}, {"crash": why, "late": why}]
+    gone = dict.fromkeys(("crash", "late", "last"), why)
+    assert calls == [dict(list(gone.items())[:count]) for count in range(4)]
     assert {entry.name: entry.reason for entry in result.entries} == {
-        EAGER: None, "crash": why, "late": why, "ours": None,
+        EAGER: None, **gone, "ours": None,
     }  # fmt: skip
     assert result.ok
 
