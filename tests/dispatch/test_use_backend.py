@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +41,39 @@ def test_an_error_in_the_block_restores() -> None:
     with pytest.raises(KeyError), use_backend("eager"):
         raise KeyError
     assert active_backend() is None
+
+
+def test_blocks_of_two_threads_may_end_at_once() -> None:
+    entered, may_leave, before = threading.Event(), threading.Event(), sys.gettrace()
+
+    def work() -> None:
+        with use_backend("eager"):
+            entered.set()
+            assert may_leave.wait(60)
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        # Where a step of leaving ends. A lock may keep the other one waiting: not for ever.
+        code = frame.f_code
+        leaving = code.co_filename == override.__file__ and code.co_name in ("leave", "<genexpr>")
+        if event == "return" and leaving and not may_leave.is_set():
+            may_leave.set()
+            other.join(1)
+        return trace
+
+    other = threading.Thread(target=work)
+    other.start()
+    assert entered.wait(60)
+    block = use_backend("cpu")
+    block.__enter__()
+    sys.settrace(trace)
+    try:
+        block.__exit__(None, None, None)
+    finally:
+        sys.settrace(before)
+        may_leave.set()
+        other.join(60)
+    assert active_backend() is None
+    assert override._TRACED.backend is None
 
 
 def test_works_as_a_decorator() -> None:

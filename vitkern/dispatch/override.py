@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,16 +24,19 @@ class _Traced:
 
     def __init__(self) -> None:
         self.backend: str | None = None
-        self._blocks: list[tuple[str | None]] = []
+        self._blocks: dict[object, str | None] = {}
+        # Reentrant: the block of a generator that nobody holds ends wherever it is collected.
+        self._lock = threading.RLock()
 
-    def enter(self, block: tuple[str | None]) -> None:
-        self._blocks.append(block)
-        self.backend = block[0]
+    def enter(self, block: object, backend: str | None) -> None:
+        with self._lock:
+            self._blocks[block] = self.backend = backend
 
-    def leave(self, block: tuple[str | None]) -> None:
-        """By identity: blocks of several threads end in any order."""
-        del self._blocks[next(i for i, other in enumerate(self._blocks) if other is block)]
-        self.backend = self._blocks[-1][0] if self._blocks else None
+    def leave(self, block: object) -> None:
+        """Blocks of several threads end in any order."""
+        with self._lock:
+            del self._blocks[block]
+            self.backend = next(reversed(self._blocks.values()), None)
 
 
 _TRACED = _Traced()
@@ -80,8 +84,8 @@ def use_backend(backend: str | None) -> Iterator[None]:
         UnknownBackend: no op has a backend of that name.
     """
     check_backend_name(backend)
-    token, block = _ACTIVE.set(backend), (backend,)
-    _TRACED.enter(block)
+    token, block = _ACTIVE.set(backend), object()
+    _TRACED.enter(block, backend)
     try:
         yield
     finally:
