@@ -31,11 +31,9 @@ class ConvertedWeight:
     Attributes:
         source: the weight itself, float32 or bfloat16.
         form: "bfloat16" or "int8".
-        dynamic: whether it takes the range of activations from themselves.
     """
 
     form: str
-    dynamic = False
     requires_grad = False
 
     def __init__(self, source: torch.Tensor) -> None:
@@ -70,6 +68,11 @@ class ConvertedWeight:
     def layout(self) -> torch.layout:
         """The weight's."""
         return self.source.layout
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether each token has its own range."""
+        return False
 
     def dim(self) -> int:
         """2."""
@@ -146,11 +149,15 @@ class Int8Weight(ConvertedWeight):
                     f"low and high must be at most {torch.finfo(torch.float32).max:.5g} apart"
                     f" (with 0 between them), got {low:g} and {high:g}"
                 )
-        self.low, self.high, self.dynamic = low, high, low is None
+        self.low, self.high = low, high
         self.paired = needs_pairs() if paired is None else paired
         # Of which state of the source, an alias of that, values and scale. One tuple, so that
         # threads see all of it or nothing; the alias keeps the memory from being handed out again.
         self._made: tuple[State, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        return self.low is None
 
     def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
         """``values`` (N, K) int8, within -127 and 127, and ``scale`` (N,) float32."""
