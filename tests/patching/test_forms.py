@@ -107,7 +107,9 @@ def test_kernels_compute_what_eager_does(name: str, kind: str) -> None:
     wanted = infer(model, x)
     error = (wanted - plain).norm()
     assert not torch.equal(got, plain)
-    assert (got - wanted).norm() < 0.8 * error  # values on the edge may be rounded either way
+    # Values on the edge may be rounded either way. Measured: up to 0.57 (our-vit in bfloat16; 0.11
+    # in int8), and a distance from the plain model of 0.96 to 1.13.
+    assert (got - wanted).norm() < 0.8 * error
     assert (got - plain).norm() < 1.5 * error
 
 

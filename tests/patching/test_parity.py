@@ -33,7 +33,8 @@ def test_float32_on_automatic_backend(name: str) -> None:
         truth = zoo.run(original, x.double())
         eager = zoo.run(eager_model, x)
         ratios += zoo.assert_as_accurate(zoo.run(model, x), eager, truth)
-    zoo.assert_no_worse_on_average(ratios)
+    if name != "vit-empty-batch":  # which has no values, and zeros as gradients
+        zoo.assert_no_worse_on_average(ratios)
     with torch.inference_mode():
         for _ in range(2):  # packs weights, then uses them
             zoo.assert_as_accurate({"output": model(x)}, eager, {"output": truth["output"]})

@@ -9,6 +9,13 @@ import torch
 from torch import nn
 
 from tests.patching import zoo
+from vitkern._library import load
+
+BACKENDS = (
+    "eager",
+    pytest.param("cpu", marks=pytest.mark.skipif(not load().available, reason="needs the library")),
+)
+"""Those that compute in int8."""
 
 
 @pytest.fixture(params=["vit-layer-scale", "swin"])

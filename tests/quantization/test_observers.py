@@ -101,10 +101,3 @@ def test_nothing_seen() -> None:
     extremes = Extremes()
     extremes(torch.empty(0, 3))
     assert not extremes.seen
-
-
-def test_memory_is_bounded() -> None:
-    histogram = Histogram(-1.0, 1.0)
-    for _ in range(3):
-        histogram(torch.rand(10, 10, 10))
-    assert histogram.counts.numel() == BINS

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import vitkern
 from tests.patching import zoo
 from tests.patching.test_forms import converted_layers
-from tests.quantization.conftest import everything, hooks_of, infer
+from tests.quantization.conftest import BACKENDS, everything, hooks_of, infer
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching import forms
 
@@ -43,12 +43,13 @@ def cosine(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return torch.cosine_similarity(got.double().flatten(), wanted.double().flatten(), 0).item()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", CHOICES)
 def test_errors_are_those_of_the_quantized_model(
-    model: nn.Module, images: torch.Tensor, options: dict[str, Any]
+    model: nn.Module, images: torch.Tensor, options: dict[str, Any], backend: str
 ) -> None:
     wanted = infer(model, images)
-    report = vitkern.quantize(model, images, **options, **EAGER)
+    report = vitkern.quantize(model, images, **options, backend=backend)
     got = infer(model, images)
     assert not torch.equal(got, wanted)
     assert report.error == pytest.approx(relative(got, wanted), rel=1e-3)
@@ -189,8 +190,9 @@ def test_modes_hooks_and_random_numbers_are_as_before(options: dict[str, Any]) -
     assert sum(hooks_of(model)) == 0
 
 
-def test_copies_stay_quantized(model: nn.Module, images: torch.Tensor) -> None:
-    report = vitkern.quantize(model, images, observer="mse", **EAGER)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_copies_stay_quantized(model: nn.Module, images: torch.Tensor, backend: str) -> None:
+    report = vitkern.quantize(model, images, observer="mse", backend=backend)
     wanted = infer(model, images)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(infer(other, images), wanted)
@@ -219,8 +221,11 @@ def test_bfloat16_models() -> None:
     assert cosine(infer(model, x), wanted) > 0.995
 
 
-def test_layers_follow_their_parameters(model: nn.Module, images: torch.Tensor) -> None:
-    vitkern.quantize(model, images, activations="dynamic", **EAGER)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_follow_their_parameters(
+    model: nn.Module, images: torch.Tensor, backend: str
+) -> None:
+    vitkern.quantize(model, images, activations="dynamic", backend=backend)
     infer(model, images)
     plain = copy.deepcopy(model)
     vitkern.unpatch(plain)
@@ -245,12 +250,13 @@ def test_keep(keep: Any, left: set[str]) -> None:
     assert {layer.name for layer in report.kept if layer.reason == "asked for"} == left
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activations", ["static", "dynamic"])
-def test_error_budget(activations: str) -> None:
+def test_error_budget(activations: str, backend: str) -> None:
     """Kept are the layers that cost most, and one fewer would not do."""
     model, x = zoo.build("vit-layer-scale", torch.float32), zoo.images("vit", torch.float32)
     wanted = infer(model, x)
-    options: dict[str, Any] = {"activations": activations, **EAGER}
+    options: dict[str, Any] = {"activations": activations, "backend": backend}
     all_of_it = vitkern.quantize(copy.deepcopy(model), x, **options)
     assert all_of_it.error is not None
     budget = 0.6 * all_of_it.error
@@ -338,7 +344,8 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_compiles(model: nn.Module, images: torch.Tensor) -> None:
-    vitkern.quantize(model, images, **EAGER)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles(model: nn.Module, images: torch.Tensor, backend: str) -> None:
+    vitkern.quantize(model, images, backend=backend)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(infer(compiled, images), infer(model, images), rtol=1e-4, atol=1e-4)

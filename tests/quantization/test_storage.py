@@ -17,9 +17,11 @@ from torch import nn
 import vitkern
 from tests.patching import zoo
 from tests.patching.test_forms import converted_layers
-from tests.quantization.conftest import everything, infer
+from tests.quantization.conftest import BACKENDS, everything, infer
+from vitkern.ops import weights
 from vitkern.ops.weights import Int8Weight, quantize_rows
 from vitkern.patching import forms
+from vitkern.quantization import storage
 from vitkern.quantization.restore import restored_weight
 
 EAGER: dict[str, Any] = {"backend": "eager"}
@@ -46,19 +48,26 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activations", ["static", "dynamic"])
 def test_outputs_are_the_same(
-    name: str, model: nn.Module, images: torch.Tensor, activations: str, tmp_path: Path
+    name: str,
+    model: nn.Module,
+    images: torch.Tensor,
+    activations: str,
+    backend: str,
+    tmp_path: Path,
 ) -> None:
+    options: dict[str, Any] = {"activations": activations, "backend": backend}
     path = tmp_path / "model.safetensors"
     model.train()
-    report = vitkern.quantize(model, images, activations=activations, observer="mse", **EAGER)
+    report = vitkern.quantize(model, images, observer="mse", **options)
     model.eval()
     wanted, before = infer(model, images), everything(model)
     vitkern.save_quantized(model, str(path))
     assert everything(model) == before
     other = fresh(name)
-    loaded = vitkern.load_quantized(other, path, **EAGER)
+    loaded = vitkern.load_quantized(other, path, backend=backend)
     assert torch.equal(infer(other, images), wanted)
     assert [(x.name, x.form, x.range) for x in loaded.layers] == [
         (x.name, x.form, x.range) for x in report.layers
@@ -121,15 +130,20 @@ def test_products_of_the_rest(patched: str, tmp_path: Path) -> None:
     assert (forms.form_of(other.layers[0].blocks[0].attn.qkv) is None) == (patched == "float32")
 
 
-def test_bfloat16_models(tmp_path: Path) -> None:
-    """Their parameters have no room for values * scale: equal to within a rounding."""
+@pytest.mark.parametrize("paired", [False, True])
+def test_bfloat16_models(paired: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pairs have to fit, their parameters have no room for the sums that give the scales."""
+    for module in (weights, storage):
+        monkeypatch.setattr(module, "needs_pairs", lambda: paired)
     model, x = zoo.build("vit", torch.bfloat16), zoo.images("vit", torch.bfloat16)
     vitkern.quantize(model, x, **EAGER)
     vitkern.save_quantized(model, tmp_path / "model.safetensors")
     other = fresh("vit").bfloat16()
     vitkern.load_quantized(other, tmp_path / "model.safetensors", **EAGER)
     got, wanted = infer(other, x).float(), infer(model, x).float()
-    assert (got - wanted).norm() < 0.03 * wanted.norm()
+    # Measured: 0 without pairs; with pairs 1.4 %, and 0.8 % to 2.2 % on three models, static and
+    # dynamic, with kernels and without.
+    assert (got - wanted).norm() <= (0.03 if paired else 0.0) * wanted.norm()
 
 
 @pytest.mark.parametrize("paired", [False, True])
