@@ -62,7 +62,7 @@ def test_a_table_a_file_and_a_picture(
     text = capsys.readouterr().out
     assert text.count("100 [90.0, 110.0]") == 4
     assert text.count("peer: not installed: pip install peer") == 1
-    assert "none ran" in text
+    assert "no fp32 ran" in text
     document = report.read_json(path)
     assert document["kind"] == "peers"
     assert document["versions"].keys() >= {"torch", "openvino", "onnxruntime", "nncf"}

@@ -71,10 +71,10 @@ def _short(reason: str) -> str:
 
 
 def summary_table(results: Sequence[PeersResult]) -> Table:
-    """Ours beside the best peers that are as exact: a line for each of ours on each row."""
+    """Ours beside the best peers: of the same precision, and of finer ones that are faster."""
     from rich.table import Table
 
-    out = Table(title="ours beside the fastest peer of the same precision or a finer one")
+    out = Table(title="ours beside the fastest peer of the same precision, and a faster one of a finer")
     out.add_column("model", no_wrap=True)
     for column in ("precision", "ours", "best peer", "peer's time / ours"):
         out.add_column(column, justify="right")
@@ -84,7 +84,7 @@ def summary_table(results: Sequence[PeersResult]) -> Table:
                 result.row.label,
                 one.precision,
                 one.ours,
-                one.peer or "none ran",
+                one.peer or f"no {one.precision} ran",
                 ratio_cell(one.ratio, result.contention),
             )
     return out
@@ -175,7 +175,7 @@ def vendor_colors(results: Sequence[PeersResult]) -> dict[str, str]:
 
 def _panel(axes: Axes, result: PeersResult, colors: Mapping[str, str]) -> None:
     place, places, labels = 0.0, [], []
-    against = {one.ours: one for one in result.against}
+    against = {one.ours: one for one in result.against[::-1]}  # the same precision stands first
     before = None
     longest = max((1e3 * e.seconds.high for e in result.entries if e.seconds), default=1.0)
     for entry in ordered(result.entries):

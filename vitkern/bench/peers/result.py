@@ -63,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Against:
-    """One of ours and the fastest peer that is as exact: of the same precision or a finer one.
+    """One of ours and the fastest peer of the same precision, or of a finer one that is faster still.
 
     Attributes:
         peer: its name; None where there is none.
@@ -81,22 +81,31 @@ class Against:
 
 
 def against_best(entries: Sequence[Entry], times: Comparison) -> list[Against]:
-    """Each of ours that was timed, beside the peer as exact that has the least median."""
+    """Each of ours that was timed, beside the peer that has the least median.
+
+    That is the one of the same precision, and then, where one of a finer precision is faster, or
+    none of the same ran, that one too.
+    """
     found = []
     for ours in entries:
         if not ours.ours or ours.seconds is None:
             continue
-        peers = [
-            (other.seconds.median, other.name)
-            for other in entries
-            if other.peer
-            and PRECISIONS.index(other.precision) <= PRECISIONS.index(ours.precision)
-            and other.seconds is not None
-        ]
-        best = min(peers)[1] if peers else None
-        ratio = None if best is None else times.ratio(best, ours.name)
-        found.append(Against(ours.name, ours.precision, best, ratio))
+        rank = PRECISIONS.index(ours.precision)
+        same = _fastest(entries, PRECISIONS[rank : rank + 1])
+        any_as_exact = _fastest(entries, PRECISIONS[: rank + 1])
+        for best in dict.fromkeys((same, any_as_exact)):
+            ratio = None if best is None else times.ratio(best, ours.name)
+            found.append(Against(ours.name, ours.precision, best, ratio))
     return found
+
+
+def _fastest(entries: Sequence[Entry], precisions: Sequence[str]) -> str | None:
+    peers = [
+        (one.seconds.median, one.name)
+        for one in entries
+        if one.peer and one.precision in precisions and one.seconds is not None
+    ]
+    return min(peers)[1] if peers else None
 
 
 @dataclass

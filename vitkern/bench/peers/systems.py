@@ -68,7 +68,7 @@ SYSTEMS: tuple[System, ...] = (
     System("OpenVINO", "OpenVINO", "fp32", openvino.float32, OPENVINO),
     System("vitkern", OURS, "fp32", _patched),
     System("PyTorch bf16", "PyTorch", "bf16", _bfloat16),
-    System("torch.compile bf16, frozen", "torch.compile", "bf16", torch_compile.bfloat16),
+    System("torch.compile, frozen bf16", "torch.compile", "bf16", torch_compile.bfloat16),
     System("OpenVINO bf16", "OpenVINO", "bf16", openvino.bfloat16, OPENVINO),
     System("vitkern bf16", OURS, "bf16", partial(_patched, dtype=torch.bfloat16)),
     System("OpenVINO int8", "OpenVINO", "int8", openvino.int8, (*OPENVINO, "nncf")),
