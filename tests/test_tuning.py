@@ -190,7 +190,7 @@ def test_the_report_prints_as_a_table() -> None:
     assert " 2x17x48 192x48 48x192 " in line  # each shape once
     assert " cpu 2e+03, eager 1e+03 " in line
     assert line.split()[-2:] == ["eager", "no"]
-    assert lines[-1].endswith("take another backend than the first of the fixed order")
+    assert "3 take another backend than the first of the fixed order" in lines[-1]
     console = Console(width=200)
     with console.capture() as capture:
         console.print(report)

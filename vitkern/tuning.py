@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from vitkern.dispatch.measured import STORE, Use, measuring
+from vitkern.dispatch.measured.timing import MARGIN
 from vitkern.patching import PatchReport, patched
 from vitkern.patching.report import NOTHING as NOTHING_TO_PATCH
-from vitkern.patching.swap import swap_of
+from vitkern.patching.swap import is_patched
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +99,8 @@ class TuneReport:
         )
         return (
             f"{len(self.uses)} kinds of calls, {self.measured} measured now; {others} take another"
-            " backend than the first of the fixed order"
+            " backend than the first of the fixed order, where that was slower in three quarters of"
+            f" the rounds and by {MARGIN:.0%}"
         )
 
 
@@ -138,8 +140,7 @@ def tune(model: nn.Module, *inputs: Any) -> TuneReport:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not inputs:
         raise ValueError("inputs must be what the model is called with, got none")
-    is_patched = any(swap_of(module) is not None for module in model.modules())
-    block: AbstractContextManager[Any] = nullcontext() if is_patched else patched(model)
+    block: AbstractContextManager[Any] = nullcontext() if is_patched(model) else patched(model)
     with block as done, _random_states(model), _buffers(model), measuring() as measurement:
         (_train if model.training else _infer)(model, inputs)
     path = STORE.path

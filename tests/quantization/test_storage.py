@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from tests.patching import zoo
 from tests.patching.test_forms import converted_layers
 from tests.quantization.conftest import BACKENDS, everything, infer
 from vitkern.ops import weights
-from vitkern.ops.weights import Int8Weight, quantize_rows
+from vitkern.ops.weights import Int8Weight
 from vitkern.patching import forms
 from vitkern.quantization import storage
-from vitkern.quantization.restore import restored_weight
+from vitkern.quantization.file import write
 
 EAGER: dict[str, Any] = {"backend": "eager"}
 
@@ -132,7 +133,7 @@ def test_products_of_the_rest(patched: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_bfloat16_models(paired: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pairs have to fit, their parameters have no room for the sums that give the scales."""
+    """Their parameters have no room for the int8 form, which is kept beside them."""
     for module in (weights, storage):
         monkeypatch.setattr(module, "needs_pairs", lambda: paired)
     model, x = zoo.build("vit", torch.bfloat16), zoo.images("vit", torch.bfloat16)
@@ -140,26 +141,9 @@ def test_bfloat16_models(paired: bool, tmp_path: Path, monkeypatch: pytest.Monke
     vitkern.save_quantized(model, tmp_path / "model.safetensors")
     other = fresh("vit").bfloat16()
     vitkern.load_quantized(other, tmp_path / "model.safetensors", **EAGER)
-    got, wanted = infer(other, x).float(), infer(model, x).float()
-    # Measured: 0 without pairs; with pairs 1.4 %, and 0.8 % to 2.2 % on three models, static and
-    # dynamic, with kernels and without.
-    assert (got - wanted).norm() <= (0.03 if paired else 0.0) * wanted.norm()
-
-
-@pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("columns", [1, 7, 64, 301])
-def test_weights_come_back_bit_for_bit(paired: bool, columns: int) -> None:
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(5000, columns, generator=generator)
-    weight *= torch.logspace(-6, 4, 5000)[:, None]
-    weight[::7, ::3] = 0.0
-    weight[5] = 0.0
-    values, scale = quantize_rows(weight, paired)
-    restored = restored_weight(values, scale, torch.float32, paired)
-    again = quantize_rows(restored, paired)
-    assert torch.equal(again[0], values)
-    assert torch.equal(again[1], scale)
-    assert ((restored - weight).abs() <= 0.51 * scale[:, None]).all()
+    assert torch.equal(infer(other, x), infer(model, x))
+    for copied in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        assert torch.equal(infer(copied, x), infer(model, x))
 
 
 def edit(
@@ -172,7 +156,14 @@ def edit(
         was = opened.metadata()
     values = load_file(path)
     tensors(values)
-    save_file(values, path, {**was, **metadata})
+    write(values, {**was, **metadata}, path)
+
+
+def flip(path: Path) -> None:
+    """One bit of the weights."""
+    data = bytearray(path.read_bytes())
+    data[-5000] ^= 1
+    path.write_bytes(data)
 
 
 def cut(path: Path) -> None:
@@ -244,11 +235,12 @@ FILES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         ValueError,
         r"'blocks\.0\.mlp\.fc1\.weight' is no int8 form",
     ),
-    "with other values": (
-        lambda path: edit(path, lambda t: t["blocks.0.mlp.fc1.weight"].clamp_(-5, 5)),
+    "with values out of range": (
+        lambda path: edit(path, lambda t: t["blocks.0.mlp.fc1.weight"].fill_(-128)),
         ValueError,
-        r"'blocks\.0\.mlp\.fc1\.weight' is no int8 form",
+        r"'blocks\.0\.mlp\.fc1\.weight' is no int8 form.*at least -127",
     ),
+    "with a bit flipped": (flip, ValueError, "is damaged: its checksum"),
 }
 
 

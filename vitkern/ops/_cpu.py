@@ -245,6 +245,11 @@ if _STATUS.available:
         return values.new_empty(size, dtype=torch.uint8)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the instruction set in use does; others convert, and are as fast as in float32."""
+    return _STATUS.available and "bf16" in torch.ops.vitkern_cpu.isa()
+
+
 def isas() -> list[str]:
     """Instruction sets that are compiled in and that this machine runs, widest last."""
     return torch.ops.vitkern_cpu.isas().split(",") if _STATUS.available else []

@@ -17,6 +17,8 @@ LEVELS = 255
 """Steps that the range of activations is cut into."""
 LARGEST = 127
 """The largest magnitude of a weight as int8."""
+MOST_PAIRED = 128
+"""The largest magnitude of two neighbours' sum that LEVELS times stays in 16 bits."""
 MOST_INPUTS = (2**31 - 1) // (LEVELS * LARGEST)
 """The largest K whose sums of products fit into 32 bits."""
 SMALLEST_STEP = 1e-37
@@ -151,9 +153,10 @@ class Int8Weight(ConvertedWeight):
                 )
         self.low, self.high = low, high
         self.paired = needs_pairs() if paired is None else paired
-        # Of which state of the source, an alias of that, values and scale. One tuple, so that
-        # threads see all of it or nothing; the alias keeps the memory from being handed out again.
-        self._made: tuple[State, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        # Of which state of the source, an alias of that, values and scale, and whether these were
+        # given. One tuple, so that threads see all of it or nothing; the alias keeps the memory
+        # from being handed out again.
+        self._made: tuple[State, torch.Tensor, torch.Tensor, torch.Tensor, bool] | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -168,7 +171,29 @@ class Int8Weight(ConvertedWeight):
         state, made = state_of(source), self._made
         if made is None or made[0] != state:
             alias = source.detach()
-            made = self._made = (state, alias, *quantize_rows(alias, self.paired))
+            made = self._made = (state, alias, *quantize_rows(alias, self.paired), False)
+        return made[2], made[3]
+
+    def adopt(self, values: torch.Tensor, scale: torch.Tensor) -> None:
+        """Takes this as the int8 form of the weight as it is now, and until it changes.
+
+        For weights that come from such a form: quantized again they could differ by one in ties of
+        rounding, and do in code that torch.compile makes, which quantizes for itself.
+
+        Raises:
+            ValueError: it is no such form.
+        """
+        check_quantized(values, scale, self.paired)
+        if values.shape != self.shape:
+            raise ValueError(f"values must be {tuple(self.shape)}, got {tuple(values.shape)}")
+        if not self.source.is_inference():
+            self._made = (state_of(self.source), self.source.detach(), values, scale, True)
+
+    def _given(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What was given to :meth:`adopt`, if it still holds."""
+        made = self._made
+        if made is None or not made[4] or made[0] != state_of(self.source):
+            return None
         return made[2], made[3]
 
     def of(self, source: torch.Tensor) -> Int8Weight:
@@ -205,15 +230,21 @@ class Int8Weight(ConvertedWeight):
         import copy
 
         # Derived values are made again: copies of them would not know of which weight they are.
-        source = copy.deepcopy(self.source, memo)
-        return Int8Weight(source, self.low, self.high, paired=self.paired)
+        source, given = copy.deepcopy(self.source, memo), self._given()
+        copied = Int8Weight(source, self.low, self.high, paired=self.paired)
+        if given is not None:
+            copied.adopt(*given)
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_made": None}
+        return {**vars(self), "_made": self._given()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # As needed where it is read, which may not be where it was written.
-        vars(self).update(state, paired=state["paired"] or needs_pairs())
+        paired, given = state["paired"] or needs_pairs(), state["_made"]
+        vars(self).update(state, paired=paired, _made=None)
+        if given is not None and paired == state["paired"]:
+            self.adopt(*given)
 
 
 State = tuple[Any, ...]
@@ -234,10 +265,31 @@ def state_of(source: torch.Tensor) -> State:
     )
 
 
+def check_quantized(values: torch.Tensor, scale: torch.Tensor, paired: bool) -> None:
+    """``values`` (N, K) and ``scale`` (N,) are what :func:`quantize_rows` could give.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if values.dim() != 2 or values.dtype != torch.int8:
+        raise ValueError(f"values must be (N, K) int8, got {tuple(values.shape)} {values.dtype}")
+    if scale.shape != values.shape[:1] or scale.dtype != torch.float32:
+        raise ValueError(
+            f"scale must be ({values.shape[0]},) float32, got {tuple(scale.shape)} {scale.dtype}"
+        )
+    if not bool((scale.isfinite() & (scale >= 0)).all()):
+        raise ValueError("scale must be finite and not negative")
+    wide = values.to(torch.int16)
+    if bool((wide < -LARGEST).any()):
+        raise ValueError(f"values must be at least {-LARGEST}")
+    if paired and bool((wide[:, :-1:2] + wide[:, 1::2]).abs().gt(MOST_PAIRED).any()):
+        raise ValueError(f"values must be paired: two neighbours at most {MOST_PAIRED} together")
+
+
 def quantize_rows(weight: torch.Tensor, paired: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of ``weight`` (N, K) as int8 in [-127, 127], and the scales (N,) float32.
 
-    ``paired``: neighbours (2 i, 2 i + 1) of one sign are at most 128 together.
+    ``paired``: neighbours (2 i, 2 i + 1) of one sign are at most MOST_PAIRED together.
     """
     # A copy: another thread may write the weight between one look at it and the next.
     wide = weight.to(torch.float32, copy=True)

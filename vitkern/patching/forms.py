@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitkern.ops import _cpu
 from vitkern.ops._cpu import Weight
 from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight, Int8Weight
 from vitkern.patching.parts import is_plain
@@ -132,5 +133,6 @@ def note(forms: list[ConvertedWeight | None]) -> str:
     if count:
         notes.append("int8" if count == len(forms) else f"int8 in {count} of {len(forms)} products")
     if any(isinstance(form, Bfloat16Weight) for form in forms):
-        notes.append(BFLOAT16_NOTE)
+        slow = not _cpu.multiplies_bfloat16()
+        notes.append(BFLOAT16_NOTE + ", no faster here: no instruction for it" * slow)
     return "; ".join(notes)

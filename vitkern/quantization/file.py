@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -36,6 +37,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], Entries]:
                     f" vitkern {metadata.get('vitkern')}; this vitkern reads version {VERSION}"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if metadata.get("checksum") != checksum(tensors):
+            raise ValueError(f"{str(path)!r} is damaged: its checksum is that of other contents")
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
     try:
@@ -58,20 +61,35 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], Entries]:
 
 def write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
     """All of the file, on the disk, or nothing."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{str(path.parent)!r} is not a directory")
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a directory")
+    metadata = {**metadata, "checksum": checksum(tensors)}
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        save_file(tensors, beside, metadata)
+        try:
+            save_file(tensors, beside, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{str(path)!r} cannot be written: {error}") from error
         _flush(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """Of names, shapes, dtypes and contents. Against damage, not against intent."""
+    found = hashlib.blake2b(digest_size=16)
+    for key in sorted(tensors):
+        tensor = tensors[key].contiguous()
+        found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vitkern.dispatch import check_backend_name
-from vitkern.ops.weights import Bfloat16Weight, Int8Weight, needs_pairs, quantize_rows
+from vitkern.ops.weights import Bfloat16Weight, Int8Weight, check_quantized, needs_pairs
 from vitkern.patching import forms
 from vitkern.patching.api import patch
 from vitkern.patching.classes import title
@@ -27,7 +27,6 @@ from vitkern.quantization.layers import (
     unchanged_on_error,
 )
 from vitkern.quantization.report import QuantizationReport
-from vitkern.quantization.restore import restored_weight
 
 
 def save_quantized(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -87,13 +86,11 @@ def load_quantized(
 ) -> QuantizationReport:
     """Fills a model of the same architecture from a file of :func:`save_quantized`.
 
-    Parameters of layers that are in int8 there become ``values * scale``; all else is as it was
-    stored. Then the model is patched. float32 parameters have just that int8 form again, and the
-    model gives the same outputs as the one that was saved. So do bfloat16 parameters, but where
-    sums of two products must fit into 16 bits: the scales come from sums there that bfloat16 has
-    no room for, and outputs differ by 1 % to 2 %, less than by what int8 costs. (A machine whose
-    sums of two products are narrower than those of the machine that saved it makes a form of its
-    own.)
+    Parameters of layers that are in int8 there become ``values * scale``, what they were before is
+    gone; all else is as it was stored. Then the model is patched, and gives the same outputs as the
+    one that was saved: int8 values and scales are used as stored until the parameter changes. (A
+    machine whose sums of two products are narrower than those of the machine that saved it makes a
+    form of its own, and so does code that torch.compile makes.)
 
     Args:
         model: fresh or trained, patched or not, but not quantized.
@@ -107,7 +104,7 @@ def load_quantized(
         TypeError: ``model`` is not a module.
         FileNotFoundError: no such file.
         ValueError: no file of this kind and version, or a damaged one; or a model that it does not
-            fit: lists all entries that are missing, unexpected, or of another shape or dtype.
+            fit: lists entries that are missing, unexpected, or of another shape or dtype.
         CannotQuantize: the model is quantized already, or ``backend`` refuses int8.
         CannotPatch: ``backend`` refuses a module.
 
@@ -122,24 +119,24 @@ def load_quantized(
     if misfits:
         raise ValueError(
             f"{str(path)!r} has a quantized {metadata.get('model', 'model')}, which does not fit"
-            f" this {title(type(model))}:\n  " + "\n  ".join(misfits)
+            f" this {title(type(model))}:\n  " + "\n  ".join(shortened(misfits))
         )
     layers = [found[name] for name in entries]
     for layer in layers:
         layer.backend = backend
     check_weights(layers, values=False)
     taker, note = backend_of(layers)
+    stored = {}
     for layer in layers:
         weight, scales = keys(layer.name)
-        scale = tensors.pop(scales)
-        paired, dtype = entries[layer.name]["paired"], layer.module.weight.dtype
-        restored = restored_weight(tensors[weight], scale, dtype, paired)
-        again, _ = quantize_rows(restored, paired)
-        # In ties of rounding neither of two is wrong.
-        same = bool(((again.int() - tensors[weight]).abs() <= 1).all())
-        if not (same and bool(scale.isfinite().all())):
-            raise ValueError(f"{str(path)!r} is damaged: {weight!r} is no int8 form of a weight")
-        tensors[weight] = restored
+        values, scale = stored[layer.name] = tensors[weight], tensors.pop(scales)
+        try:
+            check_quantized(values, scale, entries[layer.name]["paired"])
+        except ValueError as error:
+            raise ValueError(
+                f"{str(path)!r} is damaged: {weight!r} is no int8 form of a weight: {error}"
+            ) from error
+        tensors[weight] = (values * scale[:, None]).to(layer.module.weight.dtype)
     with unchanged_on_error(model):
         for layer in layers:
             entry = entries[layer.name]
@@ -150,6 +147,11 @@ def load_quantized(
         products = torch.bfloat16 if metadata.get("products") == "bfloat16" else None
         patch(model, dtype=products, backend=backend)
         model.load_state_dict(tensors)
+    for name, module in quantized_layers(model).items():
+        given = forms.form_of(module)
+        assert isinstance(given, Int8Weight)
+        if given.paired == entries[name]["paired"]:
+            given.of(module.weight).adopt(*stored[name])
     static = any(entry["low"] is not None for entry in entries.values())
     return report_of(
         model,
@@ -184,6 +186,12 @@ def _misfits(
         elif given != dtype:
             lines.append(f"dtype of {key}: {given}, the model's is {dtype}")
     return lines + [f"unexpected: {key}" for key in tensors if key not in expected]
+
+
+def shortened(lines: list[str], most: int = 10) -> list[str]:
+    """The first ones, and how many more there are."""
+    more = len(lines) - most
+    return lines if more <= 1 else [*lines[:most], f"and {more} more"]
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,7 @@ def summary_table(results: Sequence[PeersResult]) -> Table:
     """Ours beside the best peers: of the same precision, and of finer ones that are faster."""
     from rich.table import Table
 
-    out = Table(title="ours beside the fastest peer of the same precision, and a faster one of a finer")
+    out = Table(title="ours beside the fastest peer of the same precision, or a finer one")
     out.add_column("model", no_wrap=True)
     for column in ("precision", "ours", "best peer", "peer's time / ours"):
         out.add_column(column, justify="right")

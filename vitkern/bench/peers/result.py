@@ -63,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Against:
-    """One of ours and the fastest peer of the same precision, or of a finer one that is faster still.
+    """One of ours and the fastest peer of the same precision, or a faster one of a finer.
 
     Attributes:
         peer: its name; None where there is none.
