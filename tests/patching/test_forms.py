@@ -18,6 +18,7 @@ import vitkern
 from tests.patching import zoo
 from tests.patching.test_changes import EDITS
 from vitkern._library import load
+from vitkern.ops import _cpu
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching import forms
 from vitkern.patching.api import give_form
@@ -300,6 +301,13 @@ def test_other_dtypes_are_refused(dtype: Any, error: type[Exception], message: s
     with pytest.raises(error, match=message):
         vitkern.patch(model, dtype=dtype, backend="eager")
     assert zoo.state_of(model) == before
+
+
+@pytest.mark.parametrize("isa", _cpu.isas())
+def test_the_report_says_where_bfloat16_is_no_faster(isa: str) -> None:
+    with _cpu.use_isa(isa):
+        report = vitkern.patch(build("vit")[0], dtype=torch.bfloat16)
+    assert ("no faster here: no instruction for it" in str(report)) == (isa != "avx512_bf16")
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])

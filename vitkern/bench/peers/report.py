@@ -175,7 +175,8 @@ def vendor_colors(results: Sequence[PeersResult]) -> dict[str, str]:
 
 def _panel(axes: Axes, result: PeersResult, colors: Mapping[str, str]) -> None:
     place, places, labels = 0.0, [], []
-    against = {one.ours: one for one in result.against[::-1]}  # the same precision stands first
+    # The same precision stands first, where there is one.
+    against = {one.ours: one for one in result.against[::-1] if one.ratio is not None}
     before = None
     longest = max((1e3 * e.seconds.high for e in result.entries if e.seconds), default=1.0)
     for entry in ordered(result.entries):
@@ -187,7 +188,9 @@ def _panel(axes: Axes, result: PeersResult, colors: Mapping[str, str]) -> None:
         labels.append(entry.name if named else f"{entry.name} {entry.precision}")
         weight = "bold" if entry.ours else "normal"
         if entry.seconds is None:
-            axes.text(0.0, place, f" {_short(entry.reason or '')}", va="center", fontsize=8)
+            reason = f" {_short(entry.reason or '')}"
+            over = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # the line of the floor
+            axes.text(0.0, place, reason, va="center", fontsize=8, bbox=over, zorder=3)
         else:
             s = entry.seconds.scaled(1e3)
             error = [[s.median - s.low], [s.high - s.median]]

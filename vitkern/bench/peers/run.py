@@ -47,7 +47,7 @@ SAMPLE = 0.1
 threads sleep too and its weights are in no cache, which no one meets who calls it again and again:
 vitkern took 20.0 ms in single passes then, and 18.9 ms alone."""
 
-SLOW = 5.0
+SLOW = 3.0
 """How many times eager's time a pass of a peer may take: a slower one would only stretch the turns.
 (Where there is no bfloat16, a pass of PyTorch in it takes 20 times as long.)"""
 
