@@ -52,6 +52,8 @@ TARGETS = {
                "NVIDIA GeForce RTX 4090"),
         Target("rtx5090", (12, 0), 101376, 170, 1.792e12, 96e6, 6.0e12, 209.5e12, 104.8e12,
                "NVIDIA GeForce RTX 5090"),
+        Target("mi300x", (9, 4), 65536, 304, 5.3e12, 256e6, 17e12, 1307e12, 163e12,
+               "AMD Instinct MI300X"),
     )
 }  # fmt: skip
 

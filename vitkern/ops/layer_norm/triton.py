@@ -33,22 +33,29 @@ def supports(call: LayerNormCall) -> list[str]:
     return reasons
 
 
-def _space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """Rows a program: so many that a warp's lanes have some 8 elements each, and twice as many."""
-    width = constants["BLOCK_C"]
+def _forward_space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    return _space(constants["BLOCK_C"], 1024)
+
+
+def _backward_space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    return _space(constants["BLOCK_C"], 512)  # five tiles live at once, not three
+
+
+def _space(width: int, elements: int) -> Sequence[Config]:
+    """A warp for every 256 columns, and rows that make up a number of elements, and twice that."""
     warps = min(max(width // 256, 1), 16)
-    rows = max(1024 // width, 1)
+    rows = max(elements // width, 1)
     return [config(warps, 1, BLOCK_R=rows), config(warps, 1, BLOCK_R=2 * rows),
             config(min(2 * warps, 16), 1, BLOCK_R=rows)]  # fmt: skip
 
 
 # Live at once: forward x, the centred x and y; backward dy, x, the normal and two sums.
 _FORWARD = Kernel(
-    _MODULE, "forward", _space,
+    _MODULE, "forward", _forward_space,
     lambda c, itemsize: Resources(0, 3 * c["BLOCK_R"] * c["BLOCK_C"]), tensor_cores=False,
 )  # fmt: skip
 _BACKWARD = Kernel(
-    _MODULE, "backward", _space,
+    _MODULE, "backward", _backward_space,
     lambda c, itemsize: Resources(0, 5 * c["BLOCK_R"] * c["BLOCK_C"]), tensor_cores=False,
 )  # fmt: skip
 
