@@ -139,7 +139,7 @@ class Kernel:
             operand: the tensor whose dtype the products are in.
         """
         recorded, device = recording(), operand.device
-        target = recorded.target if recorded else target_of(device)
+        target = target_for(device)
         candidates = self.fitting(target, constants, operand.dtype.itemsize)
         if recorded:
             chosen = candidates[0]
@@ -188,6 +188,12 @@ class Kernel:
             lambda name: timed(by_name[name]),
         )  # fmt: skip
         return by_name.get(winner, candidates[0])
+
+
+def target_for(device: torch.device) -> Target:
+    """The target that launches are recorded for; else that of the device."""
+    recorded = recording()
+    return recorded.target if recorded else target_of(device)
 
 
 def fits(target: Target, one: Config, needs: Resources) -> bool:
