@@ -28,6 +28,8 @@ class Work:
         read: bytes from beyond a program's own chip memory: each tile as often as it is loaded.
         unique: of these, the bytes of distinct addresses: what the first load costs.
         written: bytes.
+        exponentials: evaluations of exp2, rsqrt, division and their like (special function units).
+        scalar: other float32 instructions outside of matrix products, roughly.
     """
 
     flops: float = 0.0
@@ -35,6 +37,8 @@ class Work:
     read: float = 0.0
     unique: float = 0.0
     written: float = 0.0
+    exponentials: float = 0.0
+    scalar: float = 0.0
 
 
 @dataclass(frozen=True)
