@@ -172,10 +172,12 @@ def enliven(model: nn.Module) -> None:
     Biases start as zeros, norms as ones and LayerScale as next to nothing: an op that forgot them
     would still be right. Vectors get noise of 0.1 standard deviations. Other parameters that are
     all zeros, such as the head's weight in some models, get noise as wide as usual weights: without
-    it the output is zero whatever the model does.
+    it the output is zero whatever the model does. Parameters on the meta device have no values.
     """
     with torch.no_grad():
         for parameter in model.parameters():
+            if parameter.is_meta:
+                continue
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
             elif not parameter.any():
