@@ -63,16 +63,16 @@ def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     deep = 64 * 2 // itemsize if fast else STEP
     tiles = (_TENSOR_CORE_TILES if fast else _FMA_TILES)[constants["CLASS"]]
     return [
-        config(warps, stages, BLOCK_M=m, BLOCK_N=n, BLOCK_K=min(k, deep), GROUP=8)
+        config(warps, stages, BLOCK_M=m, BLOCK_N=n, BLOCK_K=min(k, deep), GROUP=8, STAGES=stages)
         for m, n, k, warps, stages in tiles
     ]
 
 
 def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
-    """The buffers of the pipeline, the accumulator, and what is loaded beside it."""
+    """The buffers of the pipeline, and the accumulator, twice where there is more beside it."""
     m, n, k = constants["BLOCK_M"], constants["BLOCK_N"], constants["BLOCK_K"]
-    stages = 4
-    return Resources(stages * (m + n) * k * itemsize, m * n + (m + n) * k // 8)
+    shared = constants["STAGES"] * (m + n) * k * itemsize
+    return Resources(shared, m * n * (2 if constants["ACTIVATION"] or constants["BESIDE"] else 1))
 
 
 PRODUCT = Kernel(MODULE, "product", space, model)
@@ -196,11 +196,11 @@ def product(
         return
     kind = class_of(m, n, a.device)
     shared = {"EVEN_K": k % STEP == 0, "HALF": half, "TF32": tf32(b), "CLASS": kind}
-    plain = {"ACTIVATION": 0, "SUM_ROWS": 0, **shared}
+    plain = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False, **shared}
     fit = PRODUCT.fitting(target(a.device), plain, b.dtype.itemsize)
     parts = split(m, n, k, dict(fit[0].constants), b)
-    each = cdiv(cdiv(k, parts), STEP) * STEP if parts > 1 else k
-    parts = cdiv(k, each) if each else 1
+    each = max(cdiv(cdiv(k, parts), STEP), 1) * STEP
+    parts = max(cdiv(k, each), 1)
     partial = a.new_empty((parts, m, n), dtype=torch.float32) if parts > 1 else None
     finish = Finish(m, n, c, after, _SUM_ROWS[kind])
 
@@ -215,7 +215,7 @@ def product(
             "a_row": a.stride(0), "a_step": a.stride(1),
             "b_step": b.stride(0), "b_column": b.stride(1),
         },
-        plain if parts > 1 else {**shared, **finish.constants()},
+        plain if parts > 1 else {**shared, **finish.constants(), "BESIDE": finish.beside},
         work,
         operand=b,
     )  # fmt: skip
@@ -251,6 +251,13 @@ class Finish:
         self.sums = None
         if after.sums is not None:
             self.sums = c.new_empty((cdiv(m, sum_rows), n), dtype=torch.float32)
+
+    @property
+    def beside(self) -> bool:
+        """Whether it loads or stores more tiles than C's."""
+        after = self.after
+        others = (after.residual, after.slope, after.pre, after.activated)
+        return any(tensor is not None for tensor in others)
 
     def constants(self) -> dict[str, Any]:
         """Of the kernel that runs it."""
@@ -329,10 +336,11 @@ def gradient(
         dbias, dgamma: (N,), get the sums of the result, and of ``dy * activation(pre)``.
     """
     changes = bool(activation) or gamma is not None
-    result = torch.empty_like(dy, memory_format=torch.contiguous_format) if changes and dpre else dy
-    if not (changes and dpre) and dbias is None and dgamma is None:
-        return result
     rows, width = dy.shape
+    out = dy.new_empty(dy.shape) if changes and dpre else None
+    result = dy if out is None else out
+    if width == 0 or (out is None and dbias is None and dgamma is None):
+        return result
     # Some programs for each processor, each with enough rows that its sums are few bytes.
     wanted = cdiv(4 * target(dy.device).processors, cdiv(width, 128))
     each = max(cdiv(rows, wanted), 32)
@@ -343,13 +351,12 @@ def gradient(
     )
     if not activation and dgamma is None:
         pre = None
-    out = result if changes and dpre else None
 
     def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
         read = size(dy, pre, gamma)
         return Work(read=read, unique=read, written=size(out, sums, gamma_sums))
 
-    if programs and width:
+    if programs:
         _GRADIENT(
             lambda x: (programs, cdiv(width, x["BLOCK_C"])),
             {
