@@ -29,11 +29,32 @@ from vitkern.patching import patched
 _TILES = (128, 64)
 """Queries and keys of a tile of FlashAttention at a head_dim of 64 or less."""
 _HALF_TILES = (128, 32)
-_FREE = frozenset([  # fmt: skip
-    "view", "reshape", "expand", "permute", "transpose", "detach", "alias", "empty",
-    "empty_like", "new_empty", "unbind", "slice", "select", "unsqueeze", "squeeze", "split",
-    "chunk", "t", "_unsafe_view", "as_strided", "unfold", "narrow",
-])  # fmt: skip
+_FREE = frozenset(
+    [
+        "view",
+        "reshape",
+        "expand",
+        "permute",
+        "transpose",
+        "detach",
+        "alias",
+        "empty",
+        "empty_like",
+        "new_empty",
+        "unbind",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "split",
+        "chunk",
+        "t",
+        "_unsafe_view",
+        "as_strided",
+        "unfold",
+        "narrow",
+    ]
+)
 """Operators that move no data."""
 
 
