@@ -9,7 +9,6 @@ import torch
 
 from tests.ops import harness
 
-
 # Processors take long for these shapes: one dtype and no gradients there.
 MODELS = harness.params("model", only=harness.DTYPES if harness.ON_GPU else (torch.float32,))
 

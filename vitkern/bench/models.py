@@ -22,7 +22,7 @@ __all__ = [
     "enliven",
 ]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class UnknownModel(ValueError):
@@ -41,7 +41,7 @@ class Row:
         model: a timm name.
         batch: images in a batch.
         mode: ``eval`` (forward, under inference_mode) or ``train`` (forward and backward).
-        dtype: of parameters and images: ``float32`` or ``bfloat16``.
+        dtype: of parameters and images: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     model: str

@@ -62,6 +62,7 @@ def fastest(
     names: Sequence[str],
     likeness: Callable[[], tuple[Any, ...]],
     run: Callable[[str], Callable[[], object]],
+    timeable: Callable[[], bool] = lambda: True,
 ) -> str:
     """The form of a backend's kernel to take: what was measured for such launches, else the first.
 
@@ -74,6 +75,7 @@ def fastest(
         likeness: gives what a decision holds for, beside kernel and device: plain values, shapes
             and dtypes.
         run: ``run(name)`` gives a function that computes with that form, and waits for it.
+        timeable: whether one may wait now; asked before anything is timed.
     """
     active = _VARIANTS.get()
     if STORE.overrides is None:
@@ -84,7 +86,7 @@ def fastest(
     known = STORE.variants.get(key, "")
     if known in names:
         return known
-    if not active or not is_hashable(key):
+    if not active or not is_hashable(key) or not timeable():
         return names[0]
     token = _VARIANTS.set(False)
     try:
