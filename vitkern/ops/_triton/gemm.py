@@ -2,8 +2,7 @@
 
 ``product`` is the one product: operands of any strides, so that the three products of a layer's
 backward are the same kernel. Where its tiles would leave most of a GPU idle it is split over K, and
-``join`` adds the parts in a fixed order. ``gradient`` is the pass before the products of a
-backward, where there is an activation, a gamma or a bias.
+``join`` adds the parts in a fixed order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight
 
 MODULE = "vitkern.ops._triton.gemm_kernels"
 STEP = 64
-"""Every BLOCK_K divides it; parts of a split K are multiples of it."""
+"""The largest BLOCK_K; every one divides it, and parts of a split K are multiples of it."""
 
 # Classes of products, by the rows and the number of tiles.
 VECTOR, FEW, SMALL, LARGE = range(4)
@@ -54,13 +53,14 @@ _FMA_TILES = {
 
 def tensor_cores(constants: Mapping[str, Any], itemsize: int) -> bool:
     """Whether a product with these constants runs on them."""
-    return bool(itemsize < 4 or constants["HALF"] or constants["TF32"])
+    return bool(itemsize < 4 or constants.get("HALF") or constants["TF32"])
 
 
 def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     """Tiles for the class; float32 in shared memory takes half the depth."""
-    fast = tensor_cores(constants, itemsize)
-    deep = 64 * 2 // itemsize if fast else STEP
+    fast, deep = tensor_cores(constants, itemsize), constants["DEPTH"]
+    if fast and itemsize == 4:
+        deep = min(deep, STEP // 2)
     tiles = (_TENSOR_CORE_TILES if fast else _FMA_TILES)[constants["CLASS"]]
     return [
         config(warps, stages, BLOCK_M=m, BLOCK_N=n, BLOCK_K=min(k, deep), GROUP=8, STAGES=stages)
@@ -72,7 +72,8 @@ def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
     """The buffers of the pipeline, and the accumulator, twice where there is more beside it."""
     m, n, k = constants["BLOCK_M"], constants["BLOCK_N"], constants["BLOCK_K"]
     shared = constants["STAGES"] * (m + n) * k * itemsize
-    return Resources(shared, m * n * (2 if constants["ACTIVATION"] or constants["BESIDE"] else 1))
+    more = constants.get("ACTIVATION") or constants.get("BESIDE")
+    return Resources(shared, m * n * (2 if more else 1))
 
 
 PRODUCT = Kernel(MODULE, "product", space, model)
@@ -83,19 +84,6 @@ _JOIN = Kernel(
         config(8, 2, BLOCK_M=max(16, c["SUM_ROWS"]), BLOCK_N=128),
     ],
     lambda c, itemsize: Resources(0, 3 * c["BLOCK_M"] * c["BLOCK_N"]), tensor_cores=False,
-)  # fmt: skip
-_GRADIENT = Kernel(
-    MODULE, "gradient",
-    lambda c, itemsize: [
-        config(4, 1, BLOCK_R=8, BLOCK_C=128), config(4, 1, BLOCK_R=16, BLOCK_C=64),
-        config(4, 1, BLOCK_R=4, BLOCK_C=256),
-    ],
-    lambda c, itemsize: Resources(0, 6 * c["BLOCK_R"] * c["BLOCK_C"]), tensor_cores=False,
-)  # fmt: skip
-_ACTIVATED = Kernel(
-    MODULE, "activated",
-    lambda c, itemsize: [config(4, 1, BLOCK=1024), config(8, 1, BLOCK=2048)],
-    lambda c, itemsize: Resources(0, 2 * c["BLOCK"]), tensor_cores=False,
 )  # fmt: skip
 
 
@@ -123,6 +111,11 @@ def target(device: torch.device) -> Target:
     """What a launch on that device is for."""
     recorded = recording()
     return recorded.target if recorded else target_of(device)
+
+
+def depth(k: int) -> int:
+    """The largest BLOCK_K for products over ``k``: half of STEP where that divides a short one."""
+    return STEP // 2 if k < 8 * STEP and k % STEP == STEP // 2 else STEP
 
 
 def tf32(operand: torch.Tensor) -> bool:
@@ -162,6 +155,9 @@ class Epilogue:
     sums: torch.Tensor | None = None
 
 
+_NOTHING = Epilogue()
+
+
 def split(m: int, n: int, k: int, tile: Mapping[str, Any], operand: torch.Tensor) -> int:
     """In how many parts to cut K: more keep more processors busy, and write and read more.
 
@@ -181,8 +177,75 @@ def split(m: int, n: int, k: int, tile: Mapping[str, Any], operand: torch.Tensor
     return min(range(1, most + 1), key=cost)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a product with an (m, n) result over ``k`` is launched.
+
+    ``constants`` are of every kernel of products; there are ``parts`` programs a tile, each of
+    which sums over ``each`` of k, a multiple of STEP.
+    """
+
+    m: int
+    n: int
+    k: int
+    constants: Mapping[str, Any]
+    parts: int
+    each: int
+
+    def grid(self, constants: Mapping[str, Any]) -> tuple[int, int]:
+        """Programs along two axes."""
+        tiles = cdiv(self.m, constants["BLOCK_M"]) * cdiv(self.n, constants["BLOCK_N"])
+        return tiles, self.parts
+
+    def sizes(self) -> dict[str, int]:
+        """Arguments of every kernel of products."""
+        return {"M": self.m, "N": self.n, "K": self.k, "each": self.each}
+
+    def partial(self, like: torch.Tensor) -> torch.Tensor | None:
+        """What the parts leave, where there are several."""
+        shape = (self.parts, self.m, self.n)
+        return like.new_empty(shape, dtype=torch.float32) if self.parts > 1 else None
+
+    def work(
+        self, constants: Mapping[str, Any], sizes: tuple[float, float], traffic: tuple[float, float]
+    ) -> Work:
+        """Every tile of C loads its rows of A and its columns of B.
+
+        ``sizes``: bytes of A and B; ``traffic``: bytes that the epilogue reads and writes.
+        """
+        block_m, block_n, block_k = (constants[f"BLOCK_{x}"] for x in "MNK")
+        rows, columns = cdiv(self.m, block_m), cdiv(self.n, block_n)
+        steps = sum(
+            cdiv(min(self.each, self.k - part * self.each), block_k) for part in range(self.parts)
+        )
+        (of_a, of_b), (read, written) = sizes, traffic
+        return Work(
+            flops=2.0 * rows * block_m * columns * block_n * steps * block_k,
+            useful=2.0 * self.m * self.n * self.k,
+            read=columns * of_a + rows * of_b + read,
+            unique=of_a + of_b + read,
+            written=written,
+        )
+
+
+def plan(
+    kernel: Kernel, m: int, n: int, k: int, operand: torch.Tensor, constants: Mapping[str, Any],
+    *, whole: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan for a product by a kernel, with its own constants; ``whole``: K is not split."""
+    deep = depth(k)
+    constants = {
+        "EVEN_K": k % deep == 0, "DEPTH": deep, "TF32": tf32(operand),
+        "CLASS": class_of(m, n, operand.device), **constants,
+    }  # fmt: skip
+    fitting = kernel.fitting(target(operand.device), constants, operand.dtype.itemsize)
+    parts = 1 if whole else split(m, n, k, dict(fitting[0].constants), operand)
+    each = max(cdiv(cdiv(k, parts), STEP), 1) * STEP
+    return Plan(m, n, k, constants, max(cdiv(k, each), 1), each)
+
+
 def product(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, after: Epilogue = Epilogue(),
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, after: Epilogue = _NOTHING,
     *, half: bool = False,
 ) -> None:  # fmt: skip
     """``c = epilogue(a @ b)``: a (M, K) and b (K, N) of any strides, c (..., N) contiguous.
@@ -194,63 +257,38 @@ def product(
         if after.sums is not None:
             after.sums.zero_()
         return
-    kind = class_of(m, n, a.device)
-    shared = {"EVEN_K": k % STEP == 0, "HALF": half, "TF32": tf32(b), "CLASS": kind}
-    plain = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False, **shared}
-    fit = PRODUCT.fitting(target(a.device), plain, b.dtype.itemsize)
-    parts = split(m, n, k, dict(fit[0].constants), b)
-    each = max(cdiv(cdiv(k, parts), STEP), 1) * STEP
-    parts = max(cdiv(k, each), 1)
-    partial = a.new_empty((parts, m, n), dtype=torch.float32) if parts > 1 else None
-    finish = Finish(m, n, c, after, _SUM_ROWS[kind])
+    alone = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False}
+    how = plan(PRODUCT, m, n, k, b, {"HALF": half, **alone})
+    partial, finish = how.partial(c), Finish(how, c, after)
+    own = alone if partial is not None else {**finish.constants(), "BESIDE": finish.beside}
 
-    def work(constants: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
-        return product_work(m, n, k, constants, grid, a, b, partial, finish)
+    def work(constants: Mapping[str, Any], _: tuple[int, ...]) -> Work:
+        sizes = float(m * k * a.element_size()), float(k * n * b.element_size())
+        return how.work(constants, sizes, finish.traffic(partial))
 
     PRODUCT(
-        lambda x: (cdiv(m, x["BLOCK_M"]) * cdiv(n, x["BLOCK_N"]), parts),
+        how.grid,
         {
-            "A": a, "B": b, **(finish.nothing() if parts > 1 else finish.arguments()),
-            "PARTIAL": partial, "M": m, "N": n, "K": k, "each": each,
+            "A": a, "B": b, "PARTIAL": partial, **finish.arguments(partial), **how.sizes(),
             "a_row": a.stride(0), "a_step": a.stride(1),
             "b_step": b.stride(0), "b_column": b.stride(1),
         },
-        plain if parts > 1 else {**shared, **finish.constants(), "BESIDE": finish.beside},
+        {**how.constants, **own},
         work,
         operand=b,
     )  # fmt: skip
     finish(partial)
 
 
-def product_work(
-    m: int, n: int, k: int, constants: Mapping[str, Any], grid: tuple[int, ...],
-    a: torch.Tensor, b: torch.Tensor, partial: torch.Tensor | None, finish: Finish,
-) -> Work:  # fmt: skip
-    """Every tile of C loads its rows of ``a`` and its columns of ``b``."""
-    block_m, block_n, block_k = (constants[f"BLOCK_{x}"] for x in "MNK")
-    rows, columns, parts = cdiv(m, block_m), cdiv(n, block_n), grid[1]
-    each = cdiv(cdiv(k, parts), STEP) * STEP if parts > 1 else k
-    steps = sum(cdiv(min(each, k - i * each), block_k) for i in range(parts))
-    once_a, once_b = float(m * k * a.element_size()), float(k * n * b.element_size())
-    extra, written = (0.0, size(partial)) if partial is not None else finish.traffic()
-    return Work(
-        flops=2.0 * rows * block_m * columns * block_n * steps * block_k,
-        useful=2.0 * m * n * k,
-        read=columns * once_a + rows * once_b + extra,
-        unique=once_a + once_b + extra,
-        written=written,
-    )
-
-
 class Finish:
     """An epilogue on its way to the kernel that runs it: the product's own, or ``join``."""
 
-    def __init__(self, m: int, n: int, c: torch.Tensor, after: Epilogue, sum_rows: int) -> None:
-        self.m, self.n, self.c, self.after = m, n, c, after
-        self.sum_rows = sum_rows if after.sums is not None else 0
-        self.sums = None
+    def __init__(self, how: Plan, c: torch.Tensor, after: Epilogue) -> None:
+        self.m, self.n, self.c, self.after = how.m, how.n, c, after
+        self.sums, self.sum_rows = None, 0
         if after.sums is not None:
-            self.sums = c.new_empty((cdiv(m, sum_rows), n), dtype=torch.float32)
+            self.sum_rows = _SUM_ROWS[how.constants["CLASS"]]
+            self.sums = c.new_empty((cdiv(how.m, self.sum_rows), how.n), dtype=torch.float32)
 
     @property
     def beside(self) -> bool:
@@ -263,28 +301,27 @@ class Finish:
         """Of the kernel that runs it."""
         return {"ACTIVATION": self.after.activation, "SUM_ROWS": self.sum_rows}
 
-    def arguments(self) -> dict[str, Any]:
-        """Of the kernel that runs it."""
-        after, residual = self.after, self.after.residual
+    def arguments(self, partial: torch.Tensor | None) -> dict[str, Any]:
+        """Of the product: nothing where it leaves ``partial``."""
+        left = partial is not None
+        after = _NOTHING if left else self.after
+        c, sums = (None, None) if left else (self.c, self.sums)
+        residual = after.residual
         residual = None if residual is None else residual.reshape(self.m, self.n)
         return {
             "BIAS": after.bias, "GAMMA": after.gamma, "RESIDUAL": residual,
             "SLOPE": None if after.slope is None else after.slope.contiguous(),
-            "C": self.c, "PRE": after.pre, "ACTIVATED": after.activated, "SUMS": self.sums,
+            "C": c, "PRE": after.pre, "ACTIVATED": after.activated, "SUMS": sums,
             "bias_step": 0 if after.bias is None else after.bias.stride(0),
             "gamma_step": 0 if after.gamma is None else after.gamma.stride(0),
             "residual_row": 0 if residual is None else residual.stride(0),
             "residual_column": 0 if residual is None else residual.stride(1),
         }  # fmt: skip
 
-    def nothing(self) -> dict[str, Any]:
-        """Arguments of a product that leaves the epilogue to ``join``."""
-        names = ("BIAS", "GAMMA", "RESIDUAL", "SLOPE", "C", "PRE", "ACTIVATED", "SUMS")
-        steps = ("bias_step", "gamma_step", "residual_row", "residual_column")
-        return {**dict.fromkeys(names), **dict.fromkeys(steps, 0)}
-
-    def traffic(self) -> tuple[float, float]:
-        """Bytes that it reads (biases once: they stay in cache) and writes."""
+    def traffic(self, partial: torch.Tensor | None) -> tuple[float, float]:
+        """Bytes that it reads (biases once: they stay in cache) and writes; with the product."""
+        if partial is not None:
+            return 0.0, size(partial)
         after = self.after
         return (
             size(after.bias, after.gamma, after.residual, after.slope),
@@ -302,95 +339,20 @@ class Finish:
         m, n = self.m, self.n
 
         def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
-            read, written = self.traffic()
+            read, written = self.traffic(None)
             read += size(partial)
             return Work(read=read, unique=read, written=written)
 
         _JOIN(
             lambda x: (cdiv(m, x["BLOCK_M"]) * cdiv(n, x["BLOCK_N"]),),
-            {"PARTIAL": partial, **self.arguments(), "M": m, "N": n, "splits": partial.shape[0]},
+            {
+                "PARTIAL": partial,
+                **self.arguments(None),
+                "M": m,
+                "N": n,
+                "splits": partial.shape[0],
+            },
             self.constants(),
             work,
             operand=partial,
         )
-
-
-def gradient(
-    dy: torch.Tensor,
-    pre: torch.Tensor | None,
-    gamma: torch.Tensor | None,
-    activation: int,
-    *,
-    dpre: bool,
-    dbias: torch.Tensor | None,
-    dgamma: torch.Tensor | None,
-) -> torch.Tensor:
-    """``dy * gamma * activation'(pre)`` (rows, N), and its sums of columns, in one pass over dy.
-
-    Args:
-        dy: (rows, N).
-        pre: (..., N), contiguous: what the activation was applied to.
-        gamma: (N,): what the activation's result was multiplied by.
-        activation: index of.
-        dpre: whether the product itself is needed; it is ``dy`` where nothing changes it.
-        dbias, dgamma: (N,), get the sums of the result, and of ``dy * activation(pre)``.
-    """
-    changes = bool(activation) or gamma is not None
-    rows, width = dy.shape
-    out = dy.new_empty(dy.shape) if changes and dpre else None
-    result = dy if out is None else out
-    if width == 0 or (out is None and dbias is None and dgamma is None):
-        return result
-    # Some programs for each processor, each with enough rows that its sums are few bytes.
-    wanted = cdiv(4 * target(dy.device).processors, cdiv(width, 128))
-    each = max(cdiv(rows, wanted), 32)
-    programs = cdiv(rows, each)
-    sums, gamma_sums = (
-        None if total is None else dy.new_empty((programs, width), dtype=torch.float32)
-        for total in (dbias, dgamma)
-    )
-    if not activation and dgamma is None:
-        pre = None
-
-    def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
-        read = size(dy, pre, gamma)
-        return Work(read=read, unique=read, written=size(out, sums, gamma_sums))
-
-    if programs:
-        _GRADIENT(
-            lambda x: (programs, cdiv(width, x["BLOCK_C"])),
-            {
-                "DY": dy, "PRE": None if pre is None else pre.contiguous(), "GAMMA": gamma,
-                "DPRE": out, "SUMS": sums, "GAMMA_SUMS": gamma_sums,
-                "rows": rows, "width": width, "each": each,
-                "dy_row": dy.stride(0), "dy_column": dy.stride(1),
-                "gamma_step": 0 if gamma is None else gamma.stride(0),
-            },
-            {"ACTIVATION": activation},
-            work,
-            operand=dy,
-        )  # fmt: skip
-    for partial, total in ((sums, dbias), (gamma_sums, dgamma)):
-        if partial is not None and total is not None:
-            column_sums(partial, total)
-    return result
-
-
-def activated(pre: torch.Tensor, activation: int) -> torch.Tensor:
-    """The activation of ``pre``, in its dtype; contiguous."""
-    pre = pre.contiguous()
-    if not activation or not pre.numel():
-        return pre
-    result, count = torch.empty_like(pre), pre.numel()
-
-    def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
-        return Work(read=size(pre), unique=size(pre), written=size(result))
-
-    _ACTIVATED(
-        lambda x: (cdiv(count, x["BLOCK"]),),
-        {"PRE": pre, "Y": result, "size": count},
-        {"ACTIVATION": activation},
-        work,
-        operand=pre,
-    )
-    return result

@@ -91,14 +91,14 @@ def product(
     M, N, K, each, a_row, a_step, b_step, b_column,
     bias_step, gamma_step, residual_row, residual_column,
     ACTIVATION: tl.constexpr, SUM_ROWS: tl.constexpr, EVEN_K: tl.constexpr, HALF: tl.constexpr,
-    TF32: tl.constexpr, CLASS: tl.constexpr, BESIDE: tl.constexpr,
+    TF32: tl.constexpr, CLASS: tl.constexpr, DEPTH: tl.constexpr, BESIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """``C (M, N) = epilogue(A (M, K) @ B (K, N))``, or PARTIAL over ``each`` of K a program.
 
-    EVEN_K: every BLOCK_K divides K and ``each``. CLASS and BESIDE are for the choice of
-    configurations only.
+    EVEN_K: every BLOCK_K divides K and ``each``. CLASS, DEPTH and BESIDE are for the choice
+    of configurations only.
     """
     tile_m, tile_n = place(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)

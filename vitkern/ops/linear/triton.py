@@ -7,7 +7,7 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._cpu import ACTIVATIONS
-from vitkern.ops._triton import availability, gemm
+from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.operator import empty_unless, operator
 from vitkern.ops.linear.call import LinearCall
 
@@ -84,7 +84,7 @@ def _launch_backward(
     need_gamma: bool,
 ) -> None:
     dx, dweight, dbias, dgamma = outputs
-    dpre = gemm.gradient(
+    dpre = passes.gradient(
         gemm.matrix(dy), pre, gamma, activation, dpre=need_x or need_weight,
         dbias=dbias if need_bias else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip

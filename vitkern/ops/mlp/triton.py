@@ -7,7 +7,7 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._cpu import ACTIVATIONS
-from vitkern.ops._triton import availability, gemm
+from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue
 from vitkern.ops._triton.operator import empty_unless, operator
 from vitkern.ops.mlp.call import MlpCall
@@ -114,7 +114,7 @@ def _launch_backward(
 ) -> None:
     dx, dweight1, dbias1, dweight2, dbias2, dgamma = outputs
     first = need_x or need_weight1 or need_bias1
-    dout2 = gemm.gradient(
+    dout2 = passes.gradient(
         gemm.matrix(dy), out2, gamma, 0, dpre=first or need_weight2,
         dbias=dbias2 if need_bias2 else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _launch_backward(
         if need_weight1:
             gemm.product(dpre1.t(), gemm.matrix(x), dweight1)
     elif need_weight2:
-        hidden = gemm.activated(pre1, activation)
+        hidden = passes.activated(pre1, activation)
     if need_weight2:
         gemm.product(dout2.t(), hidden, dweight2)
 
