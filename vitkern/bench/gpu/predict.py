@@ -2,14 +2,15 @@
 
 The model runs once on the meta device, which has shapes and no data. What the ``triton`` backend
 launches is recorded; of PyTorch's own operators, the products are counted by PyTorch's counter, and
-each reads its inputs from memory and writes its outputs to it once, as separate kernels do.
+each reads its inputs and writes its outputs once, as separate kernels do. What was used last is
+still in L2, and is not read from memory again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from vitkern.patching import patched
 
 _TILES = (128, 64)
 """Queries and keys of a tile of FlashAttention at a head_dim of 64 or less."""
-_HALF_TILES = (128, 32)
+_WIDE_TILES = (128, 32)
 _FREE = frozenset(
     [
         "view",
@@ -158,58 +159,87 @@ def predict(model: nn.Module, images: torch.Tensor, target: Target) -> list[Pred
         ours.kernels += _count(run, target, launches)
     eager = Prediction("eager, attention unfused", target, flops, _count(run, target, []))
     flash = Prediction("eager with FlashAttention", target, flops)
-    with _flash_attention(target) as kernels:
-        flash.kernels += _count(run, target, []) + kernels
+    with _Counter(target, []) as counter, _FlashAttention(counter):
+        run()
+    flash.kernels += counter.kernels
     return [ours, eager, flash]
 
 
 def _count(run: Callable[[], None], target: Target, launches: list[Launch]) -> list[Kernel]:
-    with _Counter(target) as counter:
+    """What ``run`` launches, in order; ``launches`` is the list that a recording appends to."""
+    with _Counter(target, launches) as counter:
         run()
-    return counter.kernels + [_of_launch(launch, target) for launch in launches]
+    return counter.kernels
 
 
-def _of_launch(launch: Launch, target: Target) -> Kernel:
-    constants = {**launch.constants, **dict(launch.config.constants)}
-    operands = [t for t in launch.arguments.values() if isinstance(t, torch.Tensor)]
-    size = min(t.element_size() for t in operands)
-    together = resident(launch.kernel.model(constants, size), launch.config.warps, target)
-    return Kernel(
-        launch.kernel.name,
-        launch.work,
-        estimate(
-            launch.work, target, half=size < 4, programs=math.prod(launch.grid), resident=together
-        ),
-    )
+class _Cache:
+    """Which tensors L2 still has: the ones used last, up to half of it.
+
+    Half, because addresses collide, and because large cards keep some data in both halves.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._room = target.cache / 2
+        self._kept: dict[int, torch.Tensor] = {}  # holds them, so that no other gets their place
+
+    def use(self, tensors: list[torch.Tensor], work: Work) -> Work:
+        """The work with the bytes that come from L2 taken off what is read from memory."""
+        found = {t.untyped_storage()._cdata: t for t in tensors if t.numel()}
+        hits = math.fsum(_size(t) for key, t in found.items() if key in self._kept)
+        for key, tensor in found.items():
+            self._kept.pop(key, None)
+            self._kept[key] = tensor
+        while self._kept and math.fsum(map(_size, self._kept.values())) > self._room:
+            self._kept.pop(next(iter(self._kept)))
+        return dataclasses.replace(work, unique=max(work.unique - hits, 0.0))
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class _Counter(TorchDispatchMode):
-    """Counts PyTorch's own operators. Ours are recorded where they are launched."""
+    """Counts PyTorch's own operators, and the launches that ours were recorded to make."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, launches: list[Launch]) -> None:
         super().__init__()
         self.kernels: list[Kernel] = []
-        self._target = target
+        self._target, self._launches, self._cache = target, launches, _Cache(target)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        before = len(self._launches)
+        out = func(*args, **kwargs)
+        for launch in self._launches[before:]:
+            self._launched(launch)
         name = func._schema.name.split("::")[1]
         if func.namespace == "vitkern_triton" or func.is_view or name in _FREE:
             return out
-        arguments = named_arguments(func, args, kwargs or {})
+        arguments = named_arguments(func, args, kwargs)
         read = [t for value in arguments.values() for t in _tensors(value)]
-        made = list(_tensors(out))
-        if not made or all(t.numel() == 0 for t in made):
-            return out
-        flops = float(call_flops(func, arguments, out))
-        size = math.fsum(t.numel() * t.element_size() for t in read)
-        work = Work(
-            flops=flops, useful=flops, read=size, unique=size,
-            written=math.fsum(t.numel() * t.element_size() for t in made),
-        )  # fmt: skip
-        half = made[0].element_size() < 4
-        self.kernels.append(Kernel(name, work, estimate(work, self._target, half=half)))
+        made = [t for t in _tensors(out) if t.numel()]
+        if made:
+            flops = float(call_flops(func, arguments, out))
+            size = math.fsum(map(_size, read))
+            written = math.fsum(map(_size, made))
+            work = Work(flops=flops, useful=flops, read=size, unique=size, written=written)
+            self.add(name, work, read + made, half=made[0].element_size() < 4)
         return out
+
+    def _launched(self, launch: Launch) -> None:
+        constants = {**launch.constants, **dict(launch.config.constants)}
+        operands = [t for t in launch.arguments.values() if isinstance(t, torch.Tensor)]
+        size = min(t.element_size() for t in operands)
+        together = resident(launch.kernel.model(constants, size), launch.config.warps, self._target)
+        self.add(
+            launch.kernel.name, launch.work, operands, half=size < 4,
+            programs=math.prod(launch.grid), resident=together,
+        )  # fmt: skip
+
+    def add(self, name: str, work: Work, tensors: list[torch.Tensor], **how: Any) -> None:
+        """A launch that uses these tensors."""
+        work = self._cache.use(tensors, work)
+        self.kernels.append(Kernel(name, work, estimate(work, self._target, **how)))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -220,30 +250,31 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(one)
 
 
-@contextmanager
-def _flash_attention(target: Target) -> Iterator[list[Kernel]]:
+class _FlashAttention(TorchFunctionMode):
     """``scaled_dot_product_attention`` without a mask is one kernel, tiled as FlashAttention."""
-    kernels: list[Kernel] = []
 
-    class Mode(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if func is not F.scaled_dot_product_attention or kwargs.get("attn_mask") is not None:
-                return func(*args, **kwargs)
-            q, k = args[0], args[1]
-            kernels.append(_flash_kernel(q, k, target))
-            return torch.empty_like(q)
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
 
-    with Mode():
-        yield kernels
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or kwargs.get("attn_mask") is not None:
+            return func(*args, **kwargs)
+        q, k, v = args[:3]
+        out = torch.empty_like(q)
+        work, programs = _flash_work(q, k)
+        self._counter.add(
+            "flash_attention", work, [q, k, v, out], half=q.element_size() < 4, programs=programs
+        )
+        return out
 
 
-def _flash_kernel(q: torch.Tensor, k: torch.Tensor, target: Target) -> Kernel:
+def _flash_work(q: torch.Tensor, k: torch.Tensor) -> tuple[Work, int]:
+    """What a launch does, and its programs."""
     batch, heads, queries, head_dim = q.shape
     keys, size = k.shape[2], q.element_size()
-    block_m, block_n = _TILES if head_dim <= 64 else _HALF_TILES
+    block_m, block_n = _TILES if head_dim <= 64 else _WIDE_TILES
     tiles = batch * heads * math.ceil(queries / block_m)
     columns = math.ceil(keys / block_n) * block_n
     scores = tiles * block_m * columns
@@ -257,6 +288,4 @@ def _flash_kernel(q: torch.Tensor, k: torch.Tensor, target: Target) -> Kernel:
         exponentials=float(scores),
         scalar=6.0 * scores,
     )
-    return Kernel(
-        "flash_attention", work, estimate(work, target, half=size < 4, programs=tiles, resident=2)
-    )
+    return work, tiles
