@@ -1,0 +1,125 @@
+"""The kernels of ``attention`` in Triton and their configurations.
+
+Tiles are of BLOCK_M queries and BLOCK_N keys. What is listed was compiled for several compute
+capabilities and spills no register on any: 8.0 and 12.0 bound it, where operands of products are in
+registers. Addresses of a bias and dropout's integers take many more, in ways no model tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitkern.ops._triton.kernel import Config, Kernel, Model, Resources, Space, config
+
+LONGEST_WHOLE = 64
+"""Up to so many keys are one tile in forward: softmax in one pass."""
+FUSED = (128, 64)
+"""Up to so many queries and keys, one program makes all gradients of an image and head."""
+
+_MODULE = "vitkern.ops.attention.triton_kernels"
+
+Tiles = Sequence[tuple[int, int, int, int]]
+"""BLOCK_M, BLOCK_N, warps and stages of configurations; a BLOCK_N of 0 is all keys."""
+
+
+def fuses(queries: int, keys: int) -> bool:
+    """Whether one backward kernel makes the gradients of q, k and v."""
+    return queries <= FUSED[0] and 0 < keys <= FUSED[1]
+
+
+def _space(plain: Tiles, beside: Tiles, wide: Tiles, single: Tiles, whole: Tiles) -> Space:
+    """Configurations by what bounds them.
+
+    Args:
+        plain: in half precision, of a head_dim up to 64.
+        beside: of such, beside a bias or with dropout.
+        wide: in half precision, of a wider head_dim.
+        single: in float32.
+        whole: where all keys are one tile.
+    """
+
+    def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+        if constants.get("WHOLE"):
+            tiles = whole
+        elif itemsize == 4:
+            tiles = single
+        elif constants["BLOCK_D"] > 64:
+            tiles = wide
+        else:
+            tiles = beside if constants["NATURAL"] or constants["DROPS"] else plain
+        return [
+            config(warps, stages, BLOCK_M=m, BLOCK_N=n or constants["WHOLE"])
+            for m, n, warps, stages in tiles
+        ]
+
+    return space
+
+
+def _model(stay: str, move: str, sums: str, scores: int) -> Model:
+    """Estimates from a program's tiles.
+
+    Args:
+        stay: ``M`` or ``N`` for each tile of rows that a program keeps, by its number of rows.
+        move: the same for those that a step of the loop loads; two steps are under way.
+        sums: the same for sums.
+        scores: tiles of scores that live at a time.
+    """
+
+    def model(c: Mapping[str, Any], itemsize: int) -> Resources:
+        m, n, d = c["BLOCK_M"], c["BLOCK_N"], c["BLOCK_D"]
+        rows = sum(m if one == "M" else n for one in stay + 2 * move)
+        summed = sum(m if one == "M" else n for one in sums)
+        return Resources((rows * d + m * n) * itemsize, summed * d + scores * m * n)
+
+    return model
+
+
+FORWARD = Kernel(
+    _MODULE,
+    "forward",
+    _space(
+        plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
+        beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
+        wide=((64, 32, 8, 2), (32, 32, 4, 2)),
+        single=((32, 32, 4, 2), (32, 32, 8, 1), (16, 32, 4, 1)),
+        whole=((64, 0, 4, 1), (32, 0, 4, 1), (16, 0, 4, 1)),
+    ),
+    _model(stay="M", move="NN", sums="M", scores=2),
+)
+QUERIES = Kernel(
+    _MODULE,
+    "backward_queries",
+    _space(
+        plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
+        beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
+        wide=((64, 32, 8, 2), (32, 32, 4, 2)),
+        single=((32, 32, 4, 2), (16, 32, 4, 1)),
+        whole=(),
+    ),
+    _model(stay="MM", move="NN", sums="M", scores=2),
+)
+KEYS = Kernel(
+    _MODULE,
+    "backward_keys",
+    _space(
+        plain=((32, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
+        beside=((64, 32, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
+        wide=((32, 32, 8, 2), (32, 32, 4, 2)),
+        single=((16, 32, 4, 1), (16, 32, 8, 1)),
+        whole=((32, 0, 4, 1), (32, 0, 8, 1), (16, 0, 4, 1)),
+    ),
+    _model(stay="NN", move="MM", sums="NN", scores=2),
+)
+BIAS = Kernel(
+    _MODULE,
+    "backward_bias",
+    _space(
+        plain=(),
+        beside=((32, 64, 4, 2), (64, 32, 8, 2), (32, 32, 4, 2)),
+        wide=((32, 32, 8, 2), (32, 32, 4, 2)),
+        single=((16, 32, 4, 1), (32, 32, 8, 1)),
+        whole=((32, 0, 4, 1), (32, 0, 8, 1), (16, 0, 4, 1)),
+    ),
+    _model(stay="", move="MMNN", sums="", scores=3),
+)
