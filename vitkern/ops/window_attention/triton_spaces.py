@@ -56,8 +56,7 @@ def _keys_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     """Blocks of queries, which pass; those of keys are the caller's."""
     warps = c["BLOCK_N"] // 16
     return [
-        config(warps, 2, BLOCK_M=64), config(warps, 2, BLOCK_M=32),
-        config(warps, 1, BLOCK_M=64), config(warps, 1, BLOCK_M=32),
+        config(warps, 2, BLOCK_M=32), config(warps, 1, BLOCK_M=64), config(warps, 1, BLOCK_M=32),
         config(2 * warps, 1, BLOCK_M=16),
     ]  # fmt: skip
 
