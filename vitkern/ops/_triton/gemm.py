@@ -46,8 +46,8 @@ _TENSOR_CORE_TILES = {
 _FMA_TILES = {
     VECTOR: ((16, 64, 32, 4, 3), (16, 128, 16, 4, 3)),
     FEW: ((32, 64, 16, 4, 3), (32, 32, 32, 4, 3)),
-    SMALL: ((64, 64, 16, 4, 3), (32, 64, 16, 4, 3), (64, 64, 16, 8, 3)),
-    LARGE: ((128, 64, 16, 8, 3), (128, 128, 16, 8, 3), (64, 64, 16, 4, 3)),
+    SMALL: ((64, 64, 16, 4, 4), (32, 64, 16, 4, 3), (64, 64, 16, 8, 3)),
+    LARGE: ((128, 64, 16, 8, 3), (128, 128, 16, 8, 3), (64, 64, 16, 4, 4)),
 }
 
 
@@ -57,23 +57,35 @@ def tensor_cores(constants: Mapping[str, Any], itemsize: int) -> bool:
 
 
 def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """Tiles for the class; float32 in shared memory takes half the depth."""
+    """Tiles for the class; float32 in shared memory takes half the depth.
+
+    An epilogue that loads or stores more than C takes a large tile in two halves: at once, what it
+    has beside the accumulator spills.
+    """
     fast, deep = tensor_cores(constants, itemsize), constants["DEPTH"]
     if fast and itemsize == 4:
         deep = min(deep, STEP // 2)
     tiles = (_TENSOR_CORE_TILES if fast else _FMA_TILES)[constants["CLASS"]]
-    return [
-        config(warps, stages, BLOCK_M=m, BLOCK_N=n, BLOCK_K=min(k, deep), GROUP=8, STAGES=stages)
-        for m, n, k, warps, stages in tiles
-    ]
+    found = []
+    for m, n, k, warps, stages in tiles:
+        sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": min(k, deep), "GROUP": 8, "STAGES": stages}
+        if "BESIDE" in constants:
+            sizes["HALVES"] = int(constants["BESIDE"] and m * n >= 64 * 32 * warps)
+        found.append(config(warps, stages, **sizes))
+    return found
 
 
 def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
-    """The buffers of the pipeline, and the accumulator, twice where there is more beside it."""
+    """Buffers of the pipeline, and the accumulator: twice, where the epilogue has more beside it.
+
+    Operands that cannot be copied in vectors go through registers, with an address an element.
+    """
     m, n, k = constants["BLOCK_M"], constants["BLOCK_N"], constants["BLOCK_K"]
     shared = constants["STAGES"] * (m + n) * k * itemsize
-    more = constants.get("ACTIVATION") or constants.get("BESIDE")
-    return Resources(shared, m * n * (2 if more else 1))
+    registers = m * n * (2 if constants.get("ACTIVATION") or constants.get("BESIDE") else 1)
+    if not constants["ALIGNED"] and tensor_cores(constants, itemsize):
+        registers = max(registers, m * n + 2 * (m + n) * k)
+    return Resources(shared, registers)
 
 
 PRODUCT = Kernel(MODULE, "product", space, model)
@@ -116,6 +128,18 @@ def target(device: torch.device) -> Target:
 def depth(k: int) -> int:
     """The largest BLOCK_K for products over ``k``: half of STEP where that divides a short one."""
     return STEP // 2 if k < 8 * STEP and k % STEP == STEP // 2 else STEP
+
+
+def aligned(*tensors: torch.Tensor) -> bool:
+    """Whether kernels load the operands in vectors: as Triton sees it, by multiples of 16."""
+    return all(
+        any(
+            step == 1 and length % 16 == 0 for step, length in zip(t.stride(), t.shape, strict=True)
+        )
+        and all(step == 1 or step % 16 == 0 for step in t.stride())
+        and t.storage_offset() * t.element_size() % 16 == 0
+        for t in tensors
+    )
 
 
 def tf32(operand: torch.Tensor) -> bool:
@@ -258,7 +282,7 @@ def product(
             after.sums.zero_()
         return
     alone = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False}
-    how = plan(PRODUCT, m, n, k, b, {"HALF": half, **alone})
+    how = plan(PRODUCT, m, n, k, b, {"HALF": half, "ALIGNED": aligned(a, b), **alone})
     partial, finish = how.partial(c), Finish(how, c, after)
     own = alone if partial is not None else {**finish.constants(), "BESIDE": finish.beside}
 

@@ -91,14 +91,15 @@ def product(
     M, N, K, each, a_row, a_step, b_step, b_column,
     bias_step, gamma_step, residual_row, residual_column,
     ACTIVATION: tl.constexpr, SUM_ROWS: tl.constexpr, EVEN_K: tl.constexpr, HALF: tl.constexpr,
-    TF32: tl.constexpr, CLASS: tl.constexpr, DEPTH: tl.constexpr, BESIDE: tl.constexpr,
+    TF32: tl.constexpr,
+    CLASS: tl.constexpr, DEPTH: tl.constexpr, ALIGNED: tl.constexpr, BESIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, HALVES: tl.constexpr,
 ):  # fmt: skip
     """``C (M, N) = epilogue(A (M, K) @ B (K, N))``, or PARTIAL over ``each`` of K a program.
 
-    EVEN_K: every BLOCK_K divides K and ``each``. CLASS, DEPTH and BESIDE are for the choice
-    of configurations only.
+    EVEN_K: every BLOCK_K divides K and ``each``. CLASS, DEPTH, ALIGNED and BESIDE are
+    for the choice of configurations only.
     """
     tile_m, tile_n = place(M, N, BLOCK_M, BLOCK_N, GROUP)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -123,6 +124,21 @@ def product(
         b_at += BLOCK_K * b_step
     if PARTIAL is not None:
         leave(acc, PARTIAL, row, column, M, N)
+    elif HALVES:
+        # One half after the other: what the epilogue has in registers beside acc is half as much.
+        part: tl.constexpr = BLOCK_N // 2
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, part)), (0, 2, 1)))
+        column = tile_n * BLOCK_N + tl.arange(0, part)
+        epilogue(
+            left, tile_m, row, column, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS,
+            M, N, bias_step, gamma_step, residual_row, residual_column,
+            ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
+        epilogue(
+            right, tile_m, row, column + part, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED,
+            SUMS, M, N, bias_step, gamma_step, residual_row, residual_column,
+            ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
     else:
         epilogue(
             acc, tile_m, row, column, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS,

@@ -36,7 +36,8 @@ def _geometry(images: torch.Tensor, weight: torch.Tensor) -> tuple[dict[str, int
         "grid_h": images.shape[2] // patch_h, "grid_w": images.shape[3] // patch_w,
         "of_image": of_image, "of_channel": of_channel, "of_row": of_row, "of_column": of_column,
     }  # fmt: skip
-    return arguments, {"PATCH_H": patch_h, "PATCH_W": patch_w}
+    aligned = patch_w % 4 == 0 and gemm.aligned(images, weight.reshape(weight.shape[0], -1))
+    return arguments, {"PATCH_H": patch_h, "PATCH_W": patch_w, "ALIGNED": aligned}
 
 
 def _patches(images: torch.Tensor, weight: torch.Tensor) -> int:

@@ -10,7 +10,10 @@ from vitkern.ops._triton.gemm_kernels import leave, multiply, place
 
 
 @triton.jit
-def of_patch(patch, grid_h, grid_w, of_image, of_row, of_column, PATCH_H, PATCH_W):
+def of_patch(
+    patch, grid_h, grid_w, of_image, of_row, of_column,
+    PATCH_H: tl.constexpr, PATCH_W: tl.constexpr,
+):  # fmt: skip
     """Offset of the first pixel of a patch."""
     image = patch // (grid_h * grid_w)
     y, x = patch // grid_w % grid_h, patch % grid_w
@@ -34,7 +37,7 @@ def forward(
     IMAGES, B, BIAS, C, PARTIAL, M, N, K, each, grid_h, grid_w,
     of_image, of_channel, of_row, of_column, b_step, b_column, bias_step,
     PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, EVEN_K: tl.constexpr, TF32: tl.constexpr,
-    CLASS: tl.constexpr, DEPTH: tl.constexpr,
+    CLASS: tl.constexpr, DEPTH: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +73,7 @@ def weight_gradient(
     A, IMAGES, C, PARTIAL, M, N, K, each, grid_h, grid_w,
     of_image, of_channel, of_row, of_column, a_row, a_step,
     PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, EVEN_K: tl.constexpr, TF32: tl.constexpr,
-    CLASS: tl.constexpr, DEPTH: tl.constexpr,
+    CLASS: tl.constexpr, DEPTH: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +106,7 @@ def image_gradient(
     A, B, IMAGES, M, N, K, each, grid_h, grid_w,
     of_image, of_channel, of_row, of_column, a_row, a_step, b_step, b_column,
     PATCH_H: tl.constexpr, PATCH_W: tl.constexpr, EVEN_K: tl.constexpr, TF32: tl.constexpr,
-    CLASS: tl.constexpr, DEPTH: tl.constexpr,
+    CLASS: tl.constexpr, DEPTH: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
