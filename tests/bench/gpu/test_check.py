@@ -15,8 +15,7 @@ from torch import nn
 from vitkern.bench import models
 from vitkern.bench.gpu import card, check, device_tests, prepare, rows, systems
 from vitkern.bench.gpu.card import Card
-from vitkern.bench.gpu.device_tests import Outcome
-from vitkern.bench.gpu.pytest_share import rank
+from vitkern.bench.gpu.device_tests import Outcome, rank
 from vitkern.bench.timing import Comparison, Plan, interleave
 
 DRY = [entry.row.slug for entry in rows.DRY_ROWS]
@@ -201,6 +200,12 @@ def test_required_tests_that_did_not_run(
 )
 def test_which_tests_come_first(nodeid: str, kind: str) -> None:
     assert rank(nodeid) == kind
+
+
+def test_pytest_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_tests.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(device_tests.NoTests, match="pytest is not installed"):
+        device_tests.run("cpu", deadline=time.time(), processes=1)
 
 
 def test_missing_tests(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vitkern.bench.gpu.card import root
-from vitkern.bench.gpu.pytest_share import RANKS, REQUIRED
 
 FILES = ("tests/gpu", *(
     f"tests/ops/test_{name}.py"
@@ -24,6 +23,23 @@ FILES = ("tests/gpu", *(
 DRY = ("tests/ops/test_harness.py",)
 GRACE = 60.0
 """Seconds after the deadline in which a test that has begun may end."""
+
+
+RANKS = ("device", "models", "ops", "parity", "layouts")
+"""Kinds of tests, in order."""
+REQUIRED = ("device", "models", "ops")
+"""Those of which all must have run."""
+
+
+def rank(nodeid: str) -> str:
+    """Which kind a test is of."""
+    if "tests/gpu/" in nodeid:
+        return "device"
+    if "test_parity.py" not in nodeid:
+        return "ops"
+    if "::test_models" in nodeid:
+        return "models"
+    return "parity" if "natural" in nodeid else "layouts"
 
 
 class NoTests(RuntimeError):

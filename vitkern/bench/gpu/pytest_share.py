@@ -13,21 +13,7 @@ from typing import Any
 
 import pytest
 
-RANKS = ("device", "models", "ops", "parity", "layouts")
-"""Kinds of tests, in order."""
-REQUIRED = ("device", "models", "ops")
-"""Those of which all must have run."""
-
-
-def rank(nodeid: str) -> str:
-    """Which kind a test is of."""
-    if "tests/gpu/" in nodeid:
-        return "device"
-    if "test_parity.py" not in nodeid:
-        return "ops"
-    if "::test_models" in nodeid:
-        return "models"
-    return "parity" if "natural" in nodeid else "layouts"
+from vitkern.bench.gpu.device_tests import RANKS, rank
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
