@@ -40,16 +40,14 @@ def _whole_backward_model(c: Mapping[str, Any], itemsize: int) -> Resources:
     return Resources(4 * n * d * itemsize, 4 * n * n + 2 * n * d)
 
 
-def _blocks(*sizes: tuple[int, int, int, int]) -> list[Config]:
-    return [config(warps, stages, BLOCK_M=m, BLOCK_N=n) for m, n, warps, stages in sizes]
-
-
 def _rows_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     """Blocks of queries, which stay, and of keys, which pass."""
-    return _blocks(
-        (64, 32, 4, 2), (128, 64, 8, 2), (32, 32, 2, 2), (16, 32, 1, 2),
-        (32, 32, 4, 1), (32, 16, 4, 1), (16, 16, 4, 1),
-    )  # fmt: skip
+    large = [config(8, 2, BLOCK_M=128, BLOCK_N=64)] if itemsize == 2 else []
+    return [
+        config(4, 2, BLOCK_M=64, BLOCK_N=32), *large, config(2, 2, BLOCK_M=32, BLOCK_N=32),
+        config(1, 2, BLOCK_M=16, BLOCK_N=32), config(4, 1, BLOCK_M=32, BLOCK_N=32),
+        config(4, 1, BLOCK_M=32, BLOCK_N=16), config(4, 1, BLOCK_M=16, BLOCK_N=16),
+    ]  # fmt: skip
 
 
 def _keys_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
