@@ -30,6 +30,10 @@ def missing() -> str | None:
 def _missing() -> str | None:
     if not interpreted() and not torch.cuda.is_available():
         return "no CUDA device (to try the kernels on the CPU, slowly, set TRITON_INTERPRET=1)"
+    if torch.version.hip is not None and not interpreted():
+        return (
+            "a ROCm build of PyTorch; takes NVIDIA's GPUs (for AMD's the kernels are only compiled)"
+        )
     return _broken()
 
 
