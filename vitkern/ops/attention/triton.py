@@ -59,6 +59,7 @@ class _Inputs:
             "NATURAL": bias is not None,
             "DROPS": seed is not None,
         }
+        self.whole = spaces.whole(self.keys, self.constants["BLOCK_D"], q.element_size())
         if bias is not None:
             bias = bias.expand(self.batch, self.heads, self.queries, self.keys)
         self.arguments: dict[str, Any] = {
@@ -162,7 +163,6 @@ def _launch(
     save: bool,
 ) -> None:
     inputs = _Inputs(q, k, v, bias, mask, scale, dropout_p, seed)
-    whole = pow2(inputs.keys, 16)
 
     def work(c: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
         down, across = cdiv(inputs.queries, c["BLOCK_M"]), cdiv(inputs.keys, c["BLOCK_N"])
@@ -176,7 +176,7 @@ def _launch(
     spaces.FORWARD(
         lambda c: (inputs.pairs * cdiv(inputs.queries, c["BLOCK_M"]),),
         {**inputs.arguments, "OUT": outputs[0], "LSE": outputs[1]},
-        {**inputs.constants, "SAVE": save, "WHOLE": whole if whole <= spaces.LONGEST_WHOLE else 0},
+        {**inputs.constants, "SAVE": save, "WHOLE": inputs.whole},
         work,
         operand=q,
     )
@@ -231,8 +231,8 @@ def _launch_backward(
     delta = torch.empty_like(lse)
     statistics = 4.0 * lse.numel()
 
-    fused = spaces.fuses(inputs.queries, inputs.keys)
-    whole = pow2(inputs.keys, 16) if fused else 0
+    fused = inputs.whole > 0 and inputs.queries <= spaces.FUSED
+    whole = inputs.whole if fused else 0
 
     def blocks(c: Mapping[str, Any]) -> tuple[int, int]:
         return cdiv(inputs.queries, c["BLOCK_M"]), cdiv(inputs.keys, c["BLOCK_N"])

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitkern.ops._triton.kernel import Config, Kernel, Model, Resources, Space, config
+from vitkern.ops._triton.kernel import Config, Kernel, Model, Resources, Space, config, pow2
 
-LONGEST_WHOLE = 64
-"""Up to so many keys are one tile in forward: softmax in one pass."""
-FUSED = (128, 64)
-"""Up to so many queries and keys, one program makes all gradients of an image and head."""
+FUSED = 128
+"""Up to so many queries, a program with all keys makes all gradients of an image and head."""
 
 _MODULE = "vitkern.ops.attention.triton_kernels"
 
@@ -23,19 +21,22 @@ Tiles = Sequence[tuple[int, int, int, int]]
 """BLOCK_M, BLOCK_N, warps and stages of configurations; a BLOCK_N of 0 is all keys."""
 
 
-def fuses(queries: int, keys: int) -> bool:
-    """Whether one backward kernel makes the gradients of q, k and v."""
-    return queries <= FUSED[0] and 0 < keys <= FUSED[1]
+def whole(keys: int, block_d: int, itemsize: int) -> int:
+    """The rows of a tile of all keys; 0 where they are too many to be one."""
+    most = 64 if itemsize == 2 and block_d <= 64 else 16
+    return pow2(keys, 16) if 0 < keys <= most else 0
 
 
-def _space(plain: Tiles, beside: Tiles, wide: Tiles, single: Tiles, whole: Tiles) -> Space:
+def _space(
+    plain: Tiles, beside: Tiles, wide: Tiles, single: Tiles, single_wide: Tiles, whole: Tiles
+) -> Space:
     """Configurations by what bounds them.
 
     Args:
         plain: in half precision, of a head_dim up to 64.
         beside: of such, beside a bias or with dropout.
         wide: in half precision, of a wider head_dim.
-        single: in float32.
+        single, single_wide: the same in float32.
         whole: where all keys are one tile.
     """
 
@@ -43,7 +44,7 @@ def _space(plain: Tiles, beside: Tiles, wide: Tiles, single: Tiles, whole: Tiles
         if constants.get("WHOLE"):
             tiles = whole
         elif itemsize == 4:
-            tiles = single
+            tiles = single if constants["BLOCK_D"] <= 64 else single_wide
         elif constants["BLOCK_D"] > 64:
             tiles = wide
         else:
@@ -61,14 +62,16 @@ def _model(stay: str, move: str, sums: str, scores: int) -> Model:
 
     Args:
         stay: ``M`` or ``N`` for each tile of rows that a program keeps, by its number of rows.
-        move: the same for those that a step of the loop loads; two steps are under way.
+        move: the same for those that a step of the loop loads; two steps are under way, but where
+            all keys are one tile.
         sums: the same for sums.
         scores: tiles of scores that live at a time.
     """
 
     def model(c: Mapping[str, Any], itemsize: int) -> Resources:
         m, n, d = c["BLOCK_M"], c["BLOCK_N"], c["BLOCK_D"]
-        rows = sum(m if one == "M" else n for one in stay + 2 * move)
+        steps = 1 if c.get("WHOLE") else 2
+        rows = sum(m if one == "M" else n for one in stay + steps * move)
         summed = sum(m if one == "M" else n for one in sums)
         return Resources((rows * d + m * n) * itemsize, summed * d + scores * m * n)
 
@@ -81,8 +84,9 @@ FORWARD = Kernel(
     _space(
         plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
         beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
-        wide=((64, 32, 8, 2), (32, 32, 4, 2)),
-        single=((32, 32, 4, 2), (32, 32, 8, 1), (16, 32, 4, 1)),
+        wide=((32, 32, 4, 2), (32, 32, 8, 2)),
+        single=((32, 32, 4, 2), (16, 32, 4, 1)),
+        single_wide=((16, 16, 4, 1),),
         whole=((64, 0, 4, 1), (32, 0, 4, 1), (16, 0, 4, 1)),
     ),
     _model(stay="M", move="NN", sums="M", scores=2),
@@ -93,8 +97,9 @@ QUERIES = Kernel(
     _space(
         plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
         beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
-        wide=((64, 32, 8, 2), (32, 32, 4, 2)),
+        wide=((32, 32, 4, 2), (32, 32, 8, 2)),
         single=((32, 32, 4, 2), (16, 32, 4, 1)),
+        single_wide=((16, 16, 4, 1),),
         whole=(),
     ),
     _model(stay="MM", move="NN", sums="M", scores=2),
@@ -105,8 +110,9 @@ KEYS = Kernel(
     _space(
         plain=((32, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
         beside=((64, 32, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
-        wide=((32, 32, 8, 2), (32, 32, 4, 2)),
+        wide=((32, 32, 8, 2), (16, 32, 8, 2)),
         single=((16, 32, 4, 1), (16, 32, 8, 1)),
+        single_wide=((16, 16, 4, 1),),
         whole=((32, 0, 8, 1), (16, 0, 4, 1)),
     ),
     _model(stay="NN", move="MM", sums="NN", scores=2),
@@ -117,8 +123,9 @@ BIAS = Kernel(
     _space(
         plain=(),
         beside=((32, 64, 4, 2), (64, 32, 8, 2), (32, 32, 4, 2)),
-        wide=((32, 32, 8, 2), (32, 32, 4, 2)),
-        single=((16, 32, 4, 1), (32, 32, 8, 1)),
+        wide=((32, 32, 8, 2), (16, 32, 8, 2)),
+        single=((16, 32, 8, 1), (16, 16, 4, 1)),
+        single_wide=((16, 16, 4, 1),),
         whole=((32, 0, 4, 1), (32, 0, 8, 1), (16, 0, 4, 1)),
     ),
     _model(stay="", move="MMNN", sums="", scores=3),
