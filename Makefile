@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 GPU_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench gpu-check clean
+.PHONY: help venv build demo test lint format bench gpu-check triton-check triton-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,16 @@ format: venv ## reformat the Python sources and mend what ruff can
 
 bench: venv ## the benchmarks (use an otherwise idle machine)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only $(PYTEST_ARGS)
+
+# No GPU is needed. The interpreter and the compiler cannot share a process.
+triton-check: venv ## Triton kernels: interpreted, compiled for GPUs within limits, times predicted
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton
+	$(BIN)/python -m vitkern.bench.gpu.gate --limits docs/triton-limits.json
+	$(BIN)/python -m vitkern.bench.gpu.overview
+
+triton-limits: venv ## write the compile gate's limits and tables, after a change that is meant
+	$(BIN)/python -m vitkern.bench.gpu.gate --write docs
+	$(BIN)/python -m vitkern.bench.gpu.overview --write docs
 
 # Where Python has PyTorch, Triton and pytest already, no environment is needed:
 # python3 -m vitkern.bench.gpu.check, in this folder. (GPU_ARGS="--minutes 15 --resume")
