@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from vitkern.ops._triton.targets import Target
 
 
+SCORE_INSTRUCTIONS = 8.0
+"""Of float32 for each score of attention: scale, bias, mask, largest, difference, sum, rounding."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a launch does, counted from its own tiling.

@@ -13,7 +13,7 @@ from vitkern.dispatch.backend import Tensors
 from vitkern.ops._triton import availability
 from vitkern.ops._triton.kernel import cdiv, pow2
 from vitkern.ops._triton.operator import empty_unless, operator
-from vitkern.ops._triton.recorder import Work
+from vitkern.ops._triton.recorder import SCORE_INSTRUCTIONS, Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops._triton.targets import target_of
 from vitkern.ops.attention import triton_spaces as spaces
@@ -78,10 +78,16 @@ class _Inputs:
     def products(
         self, c: Mapping[str, Any], programs: int, steps: int, count: int
     ) -> dict[str, float]:
-        """Work's flops and useful of ``count`` products a tile, ``steps`` tiles a program."""
+        """Work's of ``count`` products of a tile of scores, ``steps`` tiles a program."""
         tile = 2.0 * c["BLOCK_M"] * c["BLOCK_N"] * count
         useful = 2.0 * self.pairs * self.queries * self.keys * self.head_dim * count
-        return {"flops": programs * steps * tile * c["BLOCK_D"], "useful": useful}
+        scores = programs * steps * float(c["BLOCK_M"] * c["BLOCK_N"])
+        return {
+            "flops": programs * steps * tile * c["BLOCK_D"],
+            "useful": useful,
+            "exponentials": scores,
+            "scalar": SCORE_INSTRUCTIONS * scores,
+        }
 
     @property
     def rows(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vitkern.ops._triton.kernel import cdiv, pow2, target_for
-from vitkern.ops._triton.recorder import Work
+from vitkern.ops._triton.recorder import SCORE_INSTRUCTIONS, Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops.window_attention import triton_spaces as kernels
 
@@ -81,13 +81,15 @@ class Windows:
         self.rows = self.windows * heads * self.positions * 4
 
     def flops(self, products: int, block_m: int, block_n: int) -> dict[str, float]:
-        """Of so many products of each window's scores, in tiles."""
+        """Work's of so many products of each window's scores, in tiles."""
         n = self.positions
         pairs = 2.0 * self.windows * self.heads * products
         rows, columns = cdiv(n, block_m) * block_m, cdiv(n, block_n) * block_n
         return {
             "flops": pairs * rows * columns * self.block_d,
             "useful": pairs * n * n * self.head_dim,
+            "exponentials": 1.0 * self.windows * self.heads * rows * columns,
+            "scalar": SCORE_INSTRUCTIONS * self.windows * self.heads * rows * columns,
         }
 
     def share(self, programs: int) -> int:
