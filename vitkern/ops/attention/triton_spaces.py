@@ -46,7 +46,8 @@ def _space(
         elif itemsize == 4:
             tiles = single if constants["BLOCK_D"] <= 64 else single_wide
         elif constants["BLOCK_D"] > 64:
-            tiles = wide
+            # Rows of more than 128 elements are too much for four warps.
+            tiles = [one for one in wide if one[2] == 8 or constants["BLOCK_D"] <= 128]
         else:
             tiles = beside if constants["NATURAL"] or constants["DROPS"] else plain
         return [
@@ -84,9 +85,9 @@ FORWARD = Kernel(
     _space(
         plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
         beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
-        wide=((32, 32, 4, 2), (32, 32, 8, 2)),
+        wide=((32, 32, 8, 2), (16, 32, 8, 2)),
         single=((32, 32, 4, 2), (16, 32, 4, 1)),
-        single_wide=((16, 16, 4, 1),),
+        single_wide=((16, 16, 4, 2), (16, 16, 8, 2)),
         whole=((64, 0, 4, 1), (32, 0, 4, 1), (16, 0, 4, 1)),
     ),
     _model(stay="M", move="NN", sums="M", scores=2),
@@ -96,10 +97,10 @@ QUERIES = Kernel(
     "backward_queries",
     _space(
         plain=((64, 64, 4, 3), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2)),
-        beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 64, 4, 2), (32, 32, 4, 2)),
-        wide=((32, 32, 4, 2), (32, 32, 8, 2)),
+        beside=((64, 32, 4, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
+        wide=((32, 32, 4, 2), (16, 32, 8, 2)),
         single=((32, 32, 4, 2), (16, 32, 4, 1)),
-        single_wide=((16, 16, 4, 1),),
+        single_wide=((16, 16, 4, 2),),
         whole=(),
     ),
     _model(stay="MM", move="NN", sums="M", scores=2),
@@ -110,7 +111,7 @@ KEYS = Kernel(
     _space(
         plain=((32, 64, 4, 2), (64, 32, 4, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
         beside=((64, 32, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2)),
-        wide=((32, 32, 8, 2), (16, 32, 8, 2)),
+        wide=((32, 32, 8, 2),),
         single=((16, 32, 4, 1), (16, 32, 8, 1)),
         single_wide=((16, 16, 4, 1),),
         whole=((32, 0, 8, 1), (16, 0, 4, 1)),
