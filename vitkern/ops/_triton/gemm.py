@@ -7,6 +7,7 @@ backward are the same kernel. Where its tiles would leave most of a GPU idle it 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ _SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64}
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages.
 _TENSOR_CORE_TILES = {
     VECTOR: ((16, 64, 64, 4, 4), (16, 128, 64, 4, 4), (16, 32, 64, 4, 5)),
-    FEW: ((32, 64, 64, 4, 4), (32, 128, 64, 4, 4), (32, 32, 64, 4, 5)),
+    FEW: ((32, 64, 32, 4, 5), (32, 128, 64, 4, 3), (32, 32, 64, 4, 5)),
     SMALL: (
-        (64, 64, 64, 4, 4), (64, 128, 64, 4, 3), (128, 64, 64, 4, 3), (32, 64, 64, 4, 4),
+        (64, 64, 64, 4, 4), (64, 128, 64, 4, 3), (128, 64, 64, 4, 3), (32, 64, 32, 4, 4),
         (64, 64, 32, 4, 5),
     ),
     LARGE: (
@@ -182,15 +183,14 @@ class Epilogue:
 _NOTHING = Epilogue()
 
 
-def split(m: int, n: int, k: int, tile: Mapping[str, Any], operand: torch.Tensor) -> int:
+@functools.lru_cache(4096)
+def split(m: int, n: int, k: int, tile: tuple[int, int], processors: int, balance: int) -> int:
     """In how many parts to cut K: more keep more processors busy, and write and read more.
 
-    Costs are in multiply-adds of one processor, with the ratio of a GPU's arithmetic to its
-    bandwidth of memory (or, as long as the parts are small, of cache) as some 100 a byte.
+    Costs are in multiply-adds of one processor. ``balance``: how many of a GPU's take as long as
+    a byte from its memory (or, while the parts are small, its cache); some 100 on tensor cores.
     """
-    processors = target(operand.device).processors
-    tiles = cdiv(m, tile["BLOCK_M"]) * cdiv(n, tile["BLOCK_N"])
-    work, balance = tile["BLOCK_M"] * tile["BLOCK_N"], 100 if operand.dtype.itemsize < 4 else 20
+    tiles, work = cdiv(m, tile[0]) * cdiv(n, tile[1]), tile[0] * tile[1]
 
     def cost(parts: int) -> float:
         waves = cdiv(tiles * parts, processors)
@@ -262,8 +262,11 @@ def plan(
         "EVEN_K": k % deep == 0, "DEPTH": deep, "TF32": tf32(operand),
         "CLASS": class_of(m, n, operand.device), **constants,
     }  # fmt: skip
-    fitting = kernel.fitting(target(operand.device), constants, operand.dtype.itemsize)
-    parts = 1 if whole else split(m, n, k, dict(fitting[0].constants), operand)
+    on, itemsize = target(operand.device), operand.dtype.itemsize
+    first = dict(kernel.fitting(on, constants, itemsize)[0].constants)
+    tile = first["BLOCK_M"], first["BLOCK_N"]
+    balance = 100 if tensor_cores(constants, itemsize) else 20
+    parts = 1 if whole else split(m, n, k, tile, on.processors, balance)
     each = max(cdiv(cdiv(k, parts), STEP), 1) * STEP
     return Plan(m, n, k, constants, max(cdiv(k, each), 1), each)
 
