@@ -2,7 +2,8 @@
 
 Tiles are of BLOCK_M queries and BLOCK_N keys. What is listed was chosen by compiling: tiles that
 spilled a register for any compute capability are not here. 8.0 and 12.0 bound most of them, where
-operands of products are in registers. Addresses of a bias and dropout's integers take many more, in ways no model tells.
+operands of products are in registers. Addresses of a bias and dropout's integers take many more,
+in ways no model tells.
 """
 
 from __future__ import annotations
