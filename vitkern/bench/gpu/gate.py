@@ -1,11 +1,12 @@
 """The compile gate: every Triton kernel, compiled for GPUs that are not here, held to limits.
 
 ``python -m vitkern.bench.gpu.gate`` compiles, for each kernel, the hardest launch that its op's
-model cases make, in bfloat16 and in float32: all configurations for sm_90, the first one for the
-other architectures. ``--all`` compiles every configuration of every launch for every architecture,
-which takes an hour or more. A kernel fails where it spills registers, where it needs more shared
-memory than the architecture's smallest card has, or where half-precision products use no tensor
-core, and where it needs more registers or shared memory than the limits file allows.
+model cases make: in bfloat16 all configurations for sm_90 and the first one for the other
+architectures, in float32 the first one for sm_90. ``--all`` compiles every configuration of every
+launch for every architecture, which takes an hour or more. A kernel fails where it spills
+registers, where it needs more shared memory than the architecture's smallest card has, where
+half-precision products use no tensor core, and where it needs more registers or shared memory than
+the limits file allows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from vitkern.bench.gpu.architectures import ARCHITECTURES, MAIN, Architecture
 from vitkern.bench.gpu.compile import Compiled, compile_launch, signature
-from vitkern.bench.gpu.launches import Source, of_models
+from vitkern.bench.gpu.launches import DTYPES, Source, of_models
 from vitkern.ops._triton.kernel import Config
 
 SLACK = 1.1
@@ -46,14 +47,15 @@ def jobs(everything: bool = False, kernels: str = "") -> list[Job]:
     """What is to be compiled; ``kernels``: only those that have this in their names."""
     found: dict[Any, Job] = {}
     for architecture in ARCHITECTURES.values():
-        dtypes = (torch.bfloat16, torch.float16, torch.float32)[:: 1 if everything else 2]
+        main = architecture.name == MAIN
+        dtypes = DTYPES if everything else (torch.bfloat16, torch.float32)[: 1 + main]
         sources = [
             source for source in of_models(architecture.bounds, dtypes)
             if kernels in source.launch.kernel.name
         ]  # fmt: skip
         for source in sources if everything else _hardest(sources):
             configs = source.launch.candidates
-            if not everything and architecture.name != MAIN:
+            if not everything and not (main and source.dtype == "bfloat16"):
                 configs = configs[:1]
             for one in configs:
                 key = (

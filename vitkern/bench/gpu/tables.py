@@ -12,8 +12,8 @@ from vitkern.bench.report import replacing, write_json
 _HEAD = """# Triton kernels, compiled
 
 Made by `make triton-limits`, with Triton {triton}. For each kernel and dtype: the hardest launch
-that its op's model cases make, over all its configurations ({main}) or with the first one (the
-others). *Registers* are a thread's, *shared* is a program's, in KB; *matrix* says which matrix
+that its op's model cases make, in bfloat16 over all its configurations ({main}), otherwise with the
+first one. *Registers* are a thread's, *shared* is a program's, in KB; *matrix* says which matrix
 instructions are in the code. No kernel spills registers. Compiled and interpreted, **not run** on
 these GPUs unless a result file of the card under `benchmarks/results/` says so.
 
