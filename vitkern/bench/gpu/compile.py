@@ -149,7 +149,9 @@ def _read_cuda(asm: Mapping[str, Any]) -> tuple[int, int, dict[str, int]]:
         binary = Path(folder, "kernel.cubin")
         binary.write_bytes(asm["cubin"])
         usage = _run(tools / "cuobjdump", "--dump-resource-usage", binary)
-        code = _run(tools / "nvdisasm", "-c", binary)
+        # What is spilled needs a place: without one there is nothing to look for.
+        spilled = re.search(r"(?:STACK|LOCAL):[1-9]", usage) is not None
+        code = _run(tools / "nvdisasm", "-c", binary) if spilled else ""
     registers = re.search(r"REG:(\d+)", usage)
     if registers is None:
         raise RuntimeError(f"cuobjdump tells no registers: {usage[:200]!r}")
