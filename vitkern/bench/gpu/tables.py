@@ -14,7 +14,8 @@ _HEAD = """# Triton kernels, compiled
 Made by `make triton-limits`, with Triton {triton}. For each kernel and dtype: the hardest launch
 that its op's model cases make, in bfloat16 over all its configurations ({main}), otherwise with the
 first one. *Registers* are a thread's, *shared* is a program's, in KB; *matrix* says which matrix
-instructions are in the code. No kernel spills registers. Compiled and interpreted, **not run** on
+instructions are in the code. No kernel spills registers, except for AMD's, which the backend refuses
+as yet: the configurations were chosen for NVIDIA's. Compiled and interpreted, **not run** on
 these GPUs unless a result file of the card under `benchmarks/results/` says so.
 
 """
@@ -60,6 +61,9 @@ def _cell(ones: list[Compiled]) -> str:
         _range([one.registers for one in ones]) + " registers",
         _range([round(one.shared / 1024) for one in ones]) + " KB",
     ]
+    spilled = sum(one.spills > 0 for one in ones)
+    if spilled:
+        parts.append(f"{spilled} of {len(ones)} spill")
     kinds = sorted({kind for one in ones for kind in one.matrix})
     return ", ".join(parts + (["+".join(kinds)] if kinds else []))
 

@@ -20,9 +20,13 @@ WIDE = 2**31
 
 
 def is_whole(qkv: torch.Tensor, heads: int, window: tuple[int, int]) -> bool:
-    """Whether the windows' scores are one tile each: few positions, and heads that are not wide."""
-    width = pow2(qkv.shape[-1] // (3 * heads), 16) * qkv.element_size()
-    return window[0] * window[1] <= WHOLE and width <= 256
+    """Whether the windows' scores are one tile each: few positions, and heads that are not wide.
+
+    In float32, whose operands are in registers too, half as many: 64 spill on every architecture.
+    """
+    size = qkv.element_size()
+    most = WHOLE if size == 2 else WHOLE // 2
+    return window[0] * window[1] <= most and pow2(qkv.shape[-1] // (3 * heads), 16) * size <= 256
 
 
 class Windows:

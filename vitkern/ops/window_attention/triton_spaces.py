@@ -22,10 +22,10 @@ def _whole_forward_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config
 
 
 def _whole_backward_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """Loads are not pipelined: their addresses would spill. Two programs a processor overlap."""
+    """Loads are not pipelined: their addresses would spill, as large tiles of few warps do."""
     warps = c["BLOCK_N"] // 16
     wide = [config(2 * warps, 1)]
-    return wide if c["BLOCK_D"] * itemsize > 64 else [config(warps, 1), *wide]
+    return wide if c["BLOCK_N"] * c["BLOCK_D"] >= 64 * 32 else [config(warps, 1), *wide]
 
 
 def _whole_forward_model(c: Mapping[str, Any], itemsize: int) -> Resources:
@@ -48,6 +48,11 @@ def _rows_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
         config(1, 2, BLOCK_M=16, BLOCK_N=32), config(4, 1, BLOCK_M=32, BLOCK_N=32),
         config(4, 1, BLOCK_M=32, BLOCK_N=16), config(4, 1, BLOCK_M=16, BLOCK_N=16),
     ]  # fmt: skip
+
+
+def _scores_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    """As ``_rows_space``, without the block that spills in float32."""
+    return _rows_space(c, itemsize)[0 if itemsize == 2 else 1 :]
 
 
 def _keys_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
@@ -95,7 +100,7 @@ BLOCKED_KEYS = Kernel(
     f"{_HERE}.triton_blocked_kernels", "blocked_backward_keys", _keys_space, _keys_model
 )
 BLOCKED_SCORES = Kernel(
-    f"{_HERE}.triton_blocked_kernels", "blocked_backward_scores", _rows_space, _scores_model
+    f"{_HERE}.triton_blocked_kernels", "blocked_backward_scores", _scores_space, _scores_model
 )
 TABLE = Kernel(
     f"{_HERE}.triton_kernels",
