@@ -218,7 +218,7 @@ def blocked_backward(
     arguments = {**w.arguments, "LOG_SUMS": log_sums, "DELTA": delta,
                  "heads": w.heads}  # fmt: skip
     # Programs for keys leave sums of theirs, whose number no configuration may change.
-    keys = min(64 if w.block_d * w.itemsize <= 256 else 32, pow2(w.positions, 16))
+    keys = min(64 if w.itemsize == 2 and w.block_d <= 128 else 32, pow2(w.positions, 16))
     key_blocks = cdiv(w.positions, keys)
     dscores = _sums_of_scores(
         w, w.share(2 * cdiv(w.processors, cdiv(w.positions, WHOLE) ** 2)), dtable

@@ -41,26 +41,29 @@ def _whole_backward_model(c: Mapping[str, Any], itemsize: int) -> Resources:
 
 
 def _rows_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """Blocks of queries, which stay, and of keys, which pass."""
-    large = [config(8, 2, BLOCK_M=128, BLOCK_N=64)] if itemsize == 2 else []
+    """Blocks of queries, which stay, and of keys, which pass.
+
+    In float32 small ones: a thread has its rows and columns of both operands in registers.
+    """
+    small = [config(4, 1, BLOCK_M=32, BLOCK_N=16), config(4, 1, BLOCK_M=16, BLOCK_N=16)]
+    if itemsize == 4:
+        return small
     return [
-        config(4, 2, BLOCK_M=64, BLOCK_N=32), *large, config(2, 2, BLOCK_M=32, BLOCK_N=32),
-        config(1, 2, BLOCK_M=16, BLOCK_N=32), config(4, 1, BLOCK_M=32, BLOCK_N=32),
-        config(4, 1, BLOCK_M=32, BLOCK_N=16), config(4, 1, BLOCK_M=16, BLOCK_N=16),
+        config(4, 2, BLOCK_M=64, BLOCK_N=32), config(8, 2, BLOCK_M=128, BLOCK_N=64),
+        config(2, 2, BLOCK_M=32, BLOCK_N=32), config(1, 2, BLOCK_M=16, BLOCK_N=32),
+        config(4, 1, BLOCK_M=32, BLOCK_N=32), *small,
     ]  # fmt: skip
-
-
-def _scores_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """As ``_rows_space``, without the block that spills in float32."""
-    return _rows_space(c, itemsize)[0 if itemsize == 2 else 1 :]
 
 
 def _keys_space(c: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     """Blocks of queries, which pass; those of keys are the caller's."""
     warps = c["BLOCK_N"] // 16
+    small = [config(2 * warps, 1, BLOCK_M=16)]
+    if itemsize == 4:
+        return small
     return [
         config(warps, 2, BLOCK_M=32), config(warps, 1, BLOCK_M=64), config(warps, 1, BLOCK_M=32),
-        config(2 * warps, 1, BLOCK_M=16),
+        *small,
     ]  # fmt: skip
 
 
@@ -100,7 +103,7 @@ BLOCKED_KEYS = Kernel(
     f"{_HERE}.triton_blocked_kernels", "blocked_backward_keys", _keys_space, _keys_model
 )
 BLOCKED_SCORES = Kernel(
-    f"{_HERE}.triton_blocked_kernels", "blocked_backward_scores", _scores_space, _scores_model
+    f"{_HERE}.triton_blocked_kernels", "blocked_backward_scores", _rows_space, _scores_model
 )
 TABLE = Kernel(
     f"{_HERE}.triton_kernels",
