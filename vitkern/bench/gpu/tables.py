@@ -15,7 +15,8 @@ Made by `make triton-limits`, with Triton {triton}. For each kernel and dtype: t
 that its op's model cases make, in bfloat16 over all its configurations ({main}), otherwise with the
 first one. *Registers* are a thread's, *shared* is a program's, in KB; *matrix* says which matrix
 instructions are in the code. No kernel spills registers but on AMD's, which the backend refuses:
-the configurations were chosen for NVIDIA's. Compiled and interpreted, **not run** on these GPUs unless a result file of the card under `benchmarks/results/` says so.
+the configurations were chosen for NVIDIA's. Compiled and interpreted, **not run** on these GPUs,
+unless a result file of the card under `benchmarks/results/` says so.
 
 """
 
