@@ -76,6 +76,7 @@ BASE_FLAGS = (
     "-Wno-unknown-warning-option",  # clang knows not all of these; gcc ignores such names
     "-Wno-psabi",  # vector arguments: of functions that are inlined, never across files
     "-Wno-restrict",  # false alarms of gcc 12 in std::string (gcc bug 105651)
+    "-Wno-maybe-uninitialized",  # and in its own avx512fintrin.h (gcc bug 105593)
 )
 """For every file. Never -ffast-math (it changes NaN and infinity), never -march=native."""
 

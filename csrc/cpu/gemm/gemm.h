@@ -17,10 +17,12 @@ VK_INLINE int64_t block_rows(int64_t k) {
 }
 // With no more rows than this, much of the time goes into reading B from memory for the first time.
 constexpr int64_t kFewRows = 1024;
-constexpr int64_t kFewRowsBlock = 128;  // so blocks are longer then, and each reads all of B once
+// So blocks are longer then, and each reads all of B once.
+template <Dot D>
+constexpr int64_t kFewRowsBlock = kOnTiles<D> ? 256 : 128;
 template <Dot D = Dot::f32>
 VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
-  const int64_t block = rows <= kFewRows ? kFewRowsBlock : block_rows<D>(k);
+  const int64_t block = rows <= kFewRows ? kFewRowsBlock<D> : block_rows<D>(k);
   return (rows + block - 1) / block;
 }
 // Where block i of `blocks` begins: they are of the same length, as far as tile registers are filled.

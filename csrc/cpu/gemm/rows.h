@@ -29,6 +29,15 @@ VK_INLINE vf rounded_to_bf16(vf x) {
   return select((vi)((u & 0x7fffffffu) > 0x7f800000u), (vf)(nan & 0xffff0000u), (vf)finite);
 }
 
+// The lowest byte of each. By name: gcc takes the lanes out one by one.
+VK_INLINE vb to_bytes(vi x) {
+#if VITKERN_WIDTH == 16 && defined(__AVX512F__)
+  return (vb)_mm512_cvtepi32_epi8((__m512i)x);
+#else
+  return __builtin_convertvector((vu)x, vb);
+#endif
+}
+
 // x[0:k] as unsigned bytes, x ~ (byte - zero) * step; `tail` gets the step and, as an integer, the zero.
 // A row with a NaN (or, of its own range, an infinity) has a NaN for its step.
 [[maybe_unused]] static void quantize_row(const float* x, int64_t k, const Range& range, uint8_t* out, float* tail) {
@@ -69,7 +78,7 @@ VK_INLINE vf rounded_to_bf16(vf x) {
   auto byte = [&](vf v) __attribute__((always_inline)) { return (vi)(max(least, min(most, v * scale)) + to_bits); };
   int64_t i = 0;
   for (; i + W <= k; i += W) {
-    const vb bytes = __builtin_convertvector((vu)byte(load(x + i)), vb);
+    const vb bytes = to_bytes(byte(load(x + i)));
     memcpy(out + i, &bytes, W);
   }
   if (i < k) {

@@ -1,13 +1,9 @@
 // Products in AMX's tile registers: 32 rows by 32 columns of C at a time, over all of K. While one such
 // square is multiplied, the one before it goes through the epilogue, which the vector units do.
 #pragma once
-#include "epilogue.h"
-#include "operand.h"
+#include "tile_epilogue.h"
 
 namespace vitkern::VITKERN_ISA {
-
-constexpr int kSide = 16;  // rows of a tile register, and words of each
-constexpr int kTileRows = 2 * kSide, kTileColumns = 2 * kSide;  // of a square
 
 #if VITKERN_AMX
 static_assert(W == kSide && kPanel<Dot::u8_s8> == kTileColumns && kStepsAtOnce<Dot::u8_s8> == kSide);
@@ -89,58 +85,18 @@ static double tile_flops(int64_t rounds) {
 #undef VK_TILE_STORE
 #undef VK_TILE_DOT
 
-// A square that has been multiplied, on its way through the epilogue.
-template <Dot D, class T>
-struct Square {
-  const Epilogue<T>* epilogue;
-  float* c;
-  int64_t row, column;
-  int rows, live, columns;  // `live` columns are in C, `columns` in the panel
-  // Of int8 products, as in TileEpilogue:
-  const float* scale;
-  const int32_t* sums;
-  const float* steps;
-  int64_t lda;
-  int done = 0;
-
-  // Some more rows.
-  VK_ALWAYS void finish(int more) {
-    if (done < rows) finish_some(smaller(more, rows - done));
-  }
-
- private:
-  __attribute__((noinline)) void finish_some(int more) {
-    float* tile = c + done * kTileColumns;
-    if constexpr (D == Dot::u8_s8) to_floats(tile, more);
-    TileEpilogue e;
-    if (live == columns && simple(*epilogue, row + done, column, &e))
-      activate_tile(epilogue->activation, tile, kTileColumns, more, columns / W, e);
-    else
-      finish_tile(*epilogue, row + done, more, column, live, tile, kTileColumns);
-    done += more;
-  }
-  void to_floats(float* tile, int more) const {
-    for (int r = 0; r < more; r++) {
-      const float* end = steps + (done + r) * lda;
-      int32_t zero;
-      memcpy(&zero, end + 1, 4);
-      for (int j = 0; j < columns; j += W) {
-        float* p = tile + r * kTileColumns + j;
-        const vi sum = (vi)load(p) - (vi)load((const float*)sums + j) * splat_int(zero);
-        store(p, __builtin_convertvector(sum, vf) * (splat(*end) * load(scale + j)));
-      }
-    }
-  }
-};
-
-// The lines of a panel, asked for one after the other: into the second-level cache, as those of a first reading
+// Lines of B that are asked for one after the other: into the second-level cache, as those of a first reading
 // come from far away. (Into the first, where no loads are to spare, costs a third of the speed.)
-struct PanelAhead {
+struct LinesAhead {
   const char *line, *end;
   VK_ALWAYS void ask(int64_t lines) {
     for (; lines > 0 && line < end; lines--, line += 64) __builtin_prefetch(line, 0, 2);
   }
 };
+
+// Panels are taken by as many as this many bytes hold. They and those of the next turn stay in the second-level
+// cache for all rows, while 32 rows after the other stay in the first: so C is written along its rows.
+constexpr int64_t kPanelBytes = 256 << 10;
 
 // What multiply_block (see gemm.h) does, on tiles.
 template <Dot D, class T>
@@ -157,32 +113,35 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
 
   TileRegisters registers;
   Square<D, T> before{};  // has no rows
-  const int64_t turns = larger<int64_t>(1, k / kSide), all_turns = turns * ((n + kTileRows - 1) / kTileRows);
-  for (int64_t p = first, i = 0; p < last; p++) {
-    const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
-    const float* b = panel<D>(b_side.panels, k, p);
-    const char* next = (const char*)(b + k * width);
-    PanelAhead ahead{next, p + 1 < last ? next + k * width * 4 : next};
-    const int64_t lines = (k * width * 4 / 64 + all_turns - 1) / all_turns;
-    for (int64_t r = 0; r < n; r += kTileRows, i++) {
-      const int rows = (int)smaller<int64_t>(kTileRows, n - r);
-      prefetch_tile(epilogue, row + r, rows, column);
-      float* c = squares + i % 2 * kSquare;
-      const int share = (int)((before.rows + turns - 1) / turns);
-      auto meanwhile = [&]() VK_ALWAYS {
-        ahead.ask(lines);
-        before.finish(share);
-      };
-      const float *upper = r < whole ? a + r * lda : rest, *lower = r + kSide < whole ? a + (r + kSide) * lda : rest;
-      const auto multiply = rows > kSide ? width > kSide ? multiply_square<D, 2, 2, decltype(meanwhile)>
-                                                         : multiply_square<D, 2, 1, decltype(meanwhile)>
-                                         : width > kSide ? multiply_square<D, 1, 2, decltype(meanwhile)>
-                                                         : multiply_square<D, 1, 1, decltype(meanwhile)>;
-      multiply(k, upper, lower, lda, b, c, meanwhile);
-      before.finish(kTileRows);
-      before = {&epilogue, c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width,
-                b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda};
-    }
+  const int64_t turns = larger<int64_t>(1, k / kSide), groups = (n + kTileRows - 1) / kTileRows;
+  const int64_t panel_lines = turns * kSide * kTileColumns * 4 / 64;
+  const int64_t at_once = larger<int64_t>(1, kPanelBytes / (panel_lines * 64));
+  const FinishWhole<T> whole_square = whole_finisher<D>(epilogue);
+  const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
+  for (int64_t p0 = first, i = 0; p0 < last; p0 += at_once) {
+    const int64_t p1 = smaller(last, p0 + at_once), p2 = smaller(last, p1 + at_once);
+    const char* next = (const char*)panel<D>(b_side.panels, k, p1);
+    LinesAhead ahead{next, next + (p2 - p1) * panel_lines * 64};
+    const int64_t lines = (panel_lines + turns * groups - 1) / (turns * groups);
+    for (int64_t r = 0; r < n; r += kTileRows)
+      for (int64_t p = p0; p < p1; p++, i++) {
+        const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
+        const int rows = (int)smaller<int64_t>(kTileRows, n - r);
+        float* c = squares + i % 2 * kSquare;
+        auto meanwhile = [&]() VK_ALWAYS {
+          ahead.ask(lines);
+          before.finish(share);
+        };
+        const float *upper = r < whole ? a + r * lda : rest, *lower = r + kSide < whole ? a + (r + kSide) * lda : rest;
+        const auto multiply = rows > kSide ? width > kSide ? multiply_square<D, 2, 2, decltype(meanwhile)>
+                                                           : multiply_square<D, 2, 1, decltype(meanwhile)>
+                                           : width > kSide ? multiply_square<D, 1, 2, decltype(meanwhile)>
+                                                           : multiply_square<D, 1, 1, decltype(meanwhile)>;
+        multiply(k, upper, lower, lda, panel<D>(b_side.panels, k, p), c, meanwhile);
+        before.finish(kTileRows);
+        before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
+                  c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+      }
   }
   before.finish(kTileRows);
 }

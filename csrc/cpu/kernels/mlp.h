@@ -63,7 +63,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
   };
   // Weights that no private cache holds are read anew for each block of rows.
   const bool large = (in + out) * hidden * 4 / C::per_word > (4 << 20);
-  if (a.rows < rt.threads * kFewRowsBlock * (large ? 4 : 1)) {
+  if (a.rows < rt.threads * kFewRowsBlock<C::dot> * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
     end_rows(h, a.rows);
@@ -75,7 +75,9 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
     });
     return;
   }
-  const int64_t blocks = round_up(blocks_of<C::dot>(a.rows, larger(steps_in, steps_hidden)), rt.threads);
+  // On tiles blocks are as long as the second-level cache allows, which then counts the hidden rows as they are.
+  const int64_t words = kOnTiles<C::dot> ? ldh * (int64_t)sizeof(H) / 4 : steps_hidden;
+  const int64_t blocks = round_up(blocks_of<C::dot>(a.rows, larger(steps_in, words)), rt.threads);
   for_tasks(rt, blocks, [&](int64_t i) {
     const int64_t row = block_start<C::dot>(a.rows, i, blocks), n = block_start<C::dot>(a.rows, i + 1, blocks) - row;
     if (n == 0) return;
