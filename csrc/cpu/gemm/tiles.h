@@ -8,22 +8,19 @@ namespace vitkern::VITKERN_ISA {
 #if VITKERN_AMX
 static_assert(W == kSide && kPanel<Dot::u8_s8> == kTileColumns && kStepsAtOnce<Dot::u8_s8> == kSide);
 
-// The calling thread's tile registers, all of 16 rows: 0 to 3 are C, 4 and 5 A, 6 and 7 B. Released when this
-// goes: other libraries on the thread shape them for themselves. Shaping takes as long as 13 products, so
-// that rows which fill no tile are not worth a shape of their own.
-class TileRegisters {
- public:
-  TileRegisters() {
-    alignas(64) static const struct {
-      uint8_t palette, start, reserved[14];
-      uint16_t row_bytes[16];
-      uint8_t rows[16];
-    } shape = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    asm volatile("ldtilecfg %0" ::"m"(shape));
-  }
-  TileRegisters(const TileRegisters&) = delete;
-  ~TileRegisters() { asm volatile("tilerelease"); }
-};
+// The calling thread's tile registers, all of 16 rows: 0 to 3 are C, 4 and 5 A, 6 and 7 B. They are released
+// after every block: other libraries on the thread shape them for themselves. (No destructor does it: that needs
+// symbols which other files have too.) Shaping takes as long as 13 products, so that rows which fill no tile are
+// not worth a shape of their own.
+VK_INLINE void shape_registers() {
+  alignas(64) static const struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } shape = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+  asm volatile("ldtilecfg %0" ::"m"(shape));
+}
+VK_INLINE void release_registers() { asm volatile("tilerelease"); }
 
 // By name of the registers, as instructions need them.
 #define VK_TILE_ZERO(t) asm volatile("tilezero %%tmm" #t ::)
@@ -70,13 +67,14 @@ static void multiply_square(int64_t k, const float* upper, const float* lower, i
 // Does nothing but products of what is in the registers; returns how many operations it did.
 template <Dot D>
 static double tile_flops(int64_t rounds) {
-  TileRegisters registers;
+  shape_registers();
   for (int64_t i = 0; i < rounds; i++) {
     VK_TILE_DOT(0, 4, 6);
     VK_TILE_DOT(1, 4, 7);
     VK_TILE_DOT(2, 5, 6);
     VK_TILE_DOT(3, 5, 7);
   }
+  release_registers();
   constexpr int per_word = D == Dot::u8_s8 ? 4 : 2;
   return (double)rounds * kTileRows * kTileColumns * kSide * per_word * 2;
 }
@@ -111,7 +109,7 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
   float* rest = squares + 2 * kSquare;
   for (int64_t r = whole; r < n; r++) memcpy(rest + (r - whole) * lda, a + r * lda, k * 4);
 
-  TileRegisters registers;
+  shape_registers();
   Square<D, T> before{};  // has no rows
   const int64_t turns = larger<int64_t>(1, k / kSide), groups = (n + kTileRows - 1) / kTileRows;
   const int64_t panel_lines = turns * kSide * kTileColumns * 4 / 64;
@@ -143,6 +141,7 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
                   c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
       }
   }
+  release_registers();
   before.finish(kTileRows);
 }
 #undef VK_ALWAYS

@@ -12,8 +12,8 @@ static double chain_flops(int64_t rounds) {
   vf scale = splat(0.9999f), shift = splat(1e-4f);
 #if defined(__x86_64__) && (VITKERN_WIDTH <= 4 || (VITKERN_WIDTH == 8 && __AVX__) || __AVX512F__)
 #define VK_KEEP(x) ({ asm volatile("" : "+x"(x)); });
-#else
-#define VK_KEEP(x)
+#else  // where no register holds it: that is slower, but never faster than the machine
+#define VK_KEEP(x) ({ asm volatile("" : "+m"(x)); });
 #endif
   // The same product each time, which the compiler must not take out of the loop.
 #define VK_CHAIN(x)                                             \
