@@ -1,4 +1,5 @@
-# `make` or `make help` lists the targets. Nothing here needs a GPU or, beyond `venv`, a network.
+# `make` or `make help` lists the targets. Only gpu-check needs a GPU, and beyond `venv` nothing needs
+# a network.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +8,13 @@ STAMP := $(VENV)/.vitkern-installed
 # Each test worker gets one thread: two workers with two each would fight for two cores.
 WORKERS ?= 2
 PYTEST_ARGS ?=
+GPU_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench clean
+.PHONY: help venv build demo test lint format bench gpu-check triton-check triton-limits clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) build ## the environment in .venv, with everything for tests and benchmarks
 
@@ -49,6 +51,21 @@ format: venv ## reformat the Python sources and mend what ruff can
 
 bench: venv ## the benchmarks (use an otherwise idle machine)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only $(PYTEST_ARGS)
+
+# No GPU is needed. The interpreter and the compiler cannot share a process.
+triton-check: venv ## Triton kernels: interpreted, compiled for GPUs within limits, times predicted
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/triton
+	$(BIN)/python -m vitkern.bench.gpu.gate --limits docs/triton-limits.json
+	$(BIN)/python -m vitkern.bench.gpu.overview
+
+triton-limits: venv ## write the compile gate's limits and tables, after a change that is meant
+	$(BIN)/python -m vitkern.bench.gpu.gate --write docs
+	$(BIN)/python -m vitkern.bench.gpu.overview --write docs
+
+# Where Python has PyTorch, Triton and pytest already, no environment is needed:
+# python3 -m vitkern.bench.gpu.check, in this folder. (GPU_ARGS="--minutes 15 --resume")
+gpu-check: venv ## parity tests and benchmarks on the GPU of this machine
+	$(BIN)/python -m vitkern.bench.gpu.check $(GPU_ARGS)
 
 clean: ## remove what was built; the environment stays (rm -rf .venv)
 	rm -rf build dist vitkern.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

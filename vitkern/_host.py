@@ -38,9 +38,9 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def version() -> str | None:
-    """vitkern's; None in a source tree that was never installed."""
+def version(package: str = "vitkern") -> str | None:
+    """Of an installed package; None where it is not (a source tree that was never installed)."""
     try:
-        return importlib.metadata.version("vitkern")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None

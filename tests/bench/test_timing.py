@@ -144,3 +144,17 @@ def test_garbage_collection_is_on_again_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="no"):
         interleave({"a": lambda: None}, plan(), between=fail)
     assert gc.isenabled()
+
+
+def test_samples_by_another_clock() -> None:
+    calls: list[int] = []
+
+    def sample(run: Callable[[], object], count: int) -> float:
+        calls.append(count)
+        run()
+        return 7.0
+
+    plan = Plan(min_rounds=2, max_rounds=2, min_seconds=0.0)
+    found = interleave({"one": lambda: None}, plan, sample=sample)
+    assert found.seconds == {"one": (7.0, 7.0)}
+    assert set(calls) == {1}

@@ -2,11 +2,17 @@
 
 A backend passes where its largest error is at most twice that of eager PyTorch in the same dtype:
 the bound adapts to shapes and dtypes, and no table of tolerances can rot.
+
+``VITKERN_TEST_DEVICE`` (default: ``cpu``) is the device that calls are on: with ``cuda`` the same
+tests hold the GPU's backends to the same bound. Values are drawn on the CPU, so they are the same
+everywhere, and moved with their strides.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,14 +24,22 @@ from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu
 
 OPS = ("attention", "layer_norm", "linear", "mlp", "patch_embed", "window_attention")
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")
 
 # What is allowed beyond twice eager's error, in units of the last place of the largest value. On
 # small tensors eager can be exact by luck (a sum of three, a softmax over one key), while another
-# order of the same operations is off by a rounding or two. bfloat16 results are rounded once from
-# float32, whatever the order, so one unit is enough there.
-UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0}
+# order of the same operations is off by a rounding or two. Half-precision results are rounded once
+# from float32, whatever the order, so one unit is enough there.
+UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0, torch.float16: 1.0}
+
+DEVICE = torch.device(os.environ.get("VITKERN_TEST_DEVICE") or "cpu")
+ON_GPU = DEVICE.type == "cuda"
+if ON_GPU:
+    # Eager's error is the bound, and must be that of float32: convolutions are in tf32 by default.
+    torch.backends.cudnn.allow_tf32 = False
+    # Without it cuBLAS is an error in deterministic mode, which ``poisoned`` needs.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def reference(op: str) -> Callable[[Any], Any]:
@@ -44,6 +58,52 @@ def kernels(op: str) -> list[str]:
 def backends(op: str) -> list[str]:
     """The backends to test: the kernels; where there are none, eager tests the tests."""
     return kernels(op) or ["eager"]
+
+
+@functools.cache
+def dtypes(op: str, backend: str) -> tuple[torch.dtype, ...]:
+    """Those of DTYPES that the backend takes: it is asked."""
+    call, supports = small(op), OPERATORS[op].backends[backend].supports
+    return tuple(
+        dtype for dtype in DTYPES if not supports(convert(call, lambda t, d=dtype: t.to(d)))
+    )
+
+
+def pairs(*names: str) -> pytest.MarkDecorator:
+    """Parametrises a test by ``op, backend``, of these ops or of all."""
+    return pytest.mark.parametrize(
+        "op, backend", [(op, backend) for op in names or OPS for backend in backends(op)]
+    )
+
+
+def triples(*names: str) -> pytest.MarkDecorator:
+    """Parametrises a test by ``op, backend, dtype``, of these ops or of all."""
+    return pytest.mark.parametrize(
+        "op, backend, dtype",
+        [
+            pytest.param(op, backend, dtype, id=f"{op}-{backend}-{short(dtype)}")
+            for op in names or OPS
+            for backend in backends(op)
+            for dtype in dtypes(op, backend)
+        ],
+    )
+
+
+def of(op: str) -> pytest.MarkDecorator:
+    """Parametrises a test of one op by ``backend, dtype``."""
+    return pytest.mark.parametrize(
+        "backend, dtype",
+        [
+            pytest.param(backend, dtype, id=f"{backend}-{short(dtype)}")
+            for backend in backends(op)
+            for dtype in dtypes(op, backend)
+        ],
+    )
+
+
+def short(dtype: torch.dtype) -> str:
+    """``float32`` and so on, for names of tests."""
+    return str(dtype).removeprefix("torch.")
 
 
 def isas(backend: str) -> list[str | None]:
@@ -66,12 +126,26 @@ def cases(op: str, *tags: str) -> list[Any]:
 
 
 def make(op: str, case: Any, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:
-    """The call of a case."""
+    """The call of a case, on DEVICE."""
     generator = torch.Generator().manual_seed(seed)
     call = importlib.import_module(f"vitkern.ops.{op}.cases").make(case, dtype, "cpu", generator)
     if getattr(case, "activation", None) == "relu":
         call = _exact_products(call)
-    return call
+    return place(call)
+
+
+def place(call: Any, device: torch.device = DEVICE) -> Any:
+    """The call with all its tensors on a device, with the strides and offsets that they have."""
+    if device.type == "cpu":
+        return call
+
+    def move(t: torch.Tensor) -> torch.Tensor:
+        memory = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
+        return memory.to(device).as_strided(t.size(), t.stride(), t.storage_offset())
+
+    return call._replace(
+        **{name: move(value) for name, value in call._asdict().items() if torch.is_tensor(value)}
+    )
 
 
 def _exact_products(call: Any) -> Any:
@@ -95,23 +169,22 @@ def small(op: str) -> Any:
 
 
 def params(
-    *tags: str, dtypes: tuple[torch.dtype, ...] = DTYPES, layouts: tuple[str, ...] = LAYOUTS[:1],
+    *tags: str, only: tuple[torch.dtype, ...] = DTYPES, layouts: tuple[str, ...] = LAYOUTS[:1],
     every_isa: bool = False,
 ) -> list[Any]:  # fmt: skip
-    """pytest parameters (op, backend, isa, case, dtype, layout)."""
+    """pytest parameters (op, backend, isa, case, dtype, layout), of dtypes that backends take."""
     return [
         pytest.param(
             op, backend, isa, case, dtype, layout,
             id="-".join(
-                filter(None, (op, backend, isa, case.name, str(dtype).removeprefix("torch."),
-                              layout))
+                filter(None, (op, backend, isa, case.name, short(dtype), layout))
             ),
         )
         for op in OPS
         for backend in backends(op)
         for isa in (isas(backend) if every_isa else [None])
         for case in cases(op, *tags)
-        for dtype in dtypes
+        for dtype in dtypes(op, backend) if dtype in only
         for layout in layouts
     ]  # fmt: skip
 
@@ -160,7 +233,7 @@ def upstream(outputs: tuple[torch.Tensor, ...], layout: str) -> list[torch.Tenso
     generator = torch.Generator().manual_seed(2)
     return [
         arrange(
-            torch.randn(out.shape, generator=generator).to(torch.bfloat16).to(out.dtype), layout
+            torch.randn(out.shape, generator=generator).bfloat16().to(out.device, out.dtype), layout
         )
         for out in outputs
     ]

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tests.ops import harness
 from vitkern import ops
 
-PAIRS = [(op, backend) for op in harness.OPS for backend in harness.backends(op)]
+DEVICE = harness.DEVICE
 # What is compiled: one case an op with most of its optional tensors.
 CASES = {
     "attention": "mask-bias",
@@ -67,8 +67,7 @@ def run(op: str, function: Callable[..., Any], call: Any) -> dict[str, torch.Ten
     return harness.evaluate(lambda c: function(**tensors(c)), call, grad=True)
 
 
-@pytest.mark.parametrize("op, backend", PAIRS)
-@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+@harness.triples()
 def test_static(op: str, backend: str, dtype: torch.dtype) -> None:
     call = harness.make(op, named(op), dtype)
     function = public(op, backend, call)
@@ -103,7 +102,7 @@ def test_dynamic_map(backend: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, backend=counter, dynamic=True)
     for height, width in ((9, 11), (13, 10), (7, 30)):
-        qkv = torch.randn(2, height, width, 24)
+        qkv = torch.randn(2, height, width, 24, device=DEVICE)
         torch.testing.assert_close(compiled(qkv), function(qkv))
     assert counter.frame_count == 1
 
@@ -111,7 +110,7 @@ def test_dynamic_map(backend: str) -> None:
 @pytest.mark.parametrize("backend", harness.backends("attention"))
 def test_dropout(backend: str) -> None:
     """The seed is drawn inside the graph: it follows manual_seed, and differs call by call."""
-    q, k, v = (torch.randn(2, 3, 9, 16, requires_grad=True) for _ in range(3))
+    q, k, v = (torch.randn(2, 3, 9, 16, device=DEVICE, requires_grad=True) for _ in range(3))
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -128,12 +127,13 @@ def test_dropout(backend: str) -> None:
 
 
 def test_autocast() -> None:
-    x, w = torch.randn(5, 16, requires_grad=True), torch.randn(24, 16, requires_grad=True)
+    x, w = (torch.randn(n, 16, device=DEVICE, requires_grad=True) for n in (5, 24))
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return ops.linear(x, w, residual=torch.ones(5, 24), activation="gelu")
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+            residual = torch.ones(5, 24, device=DEVICE)
+            return ops.linear(x, w, residual=residual, activation="gelu")
 
     y = function(x, w)
     assert y.dtype == torch.float32
@@ -183,7 +183,7 @@ class _Block(torch.nn.Module):
 @pytest.mark.slow
 def test_inductor() -> None:
     """The default compiler checks the strides that fake implementations promise."""
-    block, images = _Block(None), torch.randn(2, 3, 20, 28)
+    block, images = _Block(None).to(DEVICE), torch.randn(2, 3, 20, 28, device=DEVICE)
     compiled = torch.compile(block, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(images), block(images), rtol=1e-4, atol=1e-4)
@@ -197,9 +197,9 @@ def test_inductor() -> None:
 
 def test_export() -> None:
     """torch.export gives a program that runs, with a dynamic batch."""
-    block = _Block(None).eval()
-    images = torch.randn(2, 3, 20, 28)
+    block = _Block(None).eval().to(DEVICE)
+    images = torch.randn(2, 3, 20, 28, device=DEVICE)
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(block, (images,), dynamic_shapes=({0: batch},))
-    other = torch.randn(3, 3, 20, 28)
+    other = torch.randn(3, 3, 20, 28, device=DEVICE)
     torch.testing.assert_close(program.module()(other), block(other))

@@ -9,13 +9,16 @@ import torch
 
 from tests.ops import harness
 
+# Processors take long for these shapes: one dtype and no gradients there.
+MODELS = harness.params("model", only=harness.DTYPES if harness.ON_GPU else (torch.float32,))
 
-@pytest.mark.parametrize(harness.ARGUMENTS, harness.params("model", dtypes=(torch.float32,)))
+
+@pytest.mark.parametrize(harness.ARGUMENTS, MODELS)
 def test_models(
     op: str, backend: str, isa: str | None, case: Any, dtype: torch.dtype, layout: str
 ) -> None:
     call = harness.make(op, case, dtype)
-    harness.check(op, backend, call, grad=False, layout=layout, poison=False)
+    harness.check(op, backend, call, grad=harness.ON_GPU, layout=layout, poison=False)
 
 
 @pytest.mark.parametrize(harness.ARGUMENTS, harness.params("tail", "edge", layouts=harness.LAYOUTS))

@@ -22,7 +22,7 @@ __all__ = [
     "enliven",
 ]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class UnknownModel(ValueError):
@@ -41,7 +41,7 @@ class Row:
         model: a timm name.
         batch: images in a batch.
         mode: ``eval`` (forward, under inference_mode) or ``train`` (forward and backward).
-        dtype: of parameters and images: ``float32`` or ``bfloat16``.
+        dtype: of parameters and images: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     model: str
@@ -172,10 +172,12 @@ def enliven(model: nn.Module) -> None:
     Biases start as zeros, norms as ones and LayerScale as next to nothing: an op that forgot them
     would still be right. Vectors get noise of 0.1 standard deviations. Other parameters that are
     all zeros, such as the head's weight in some models, get noise as wide as usual weights: without
-    it the output is zero whatever the model does.
+    it the output is zero whatever the model does. Parameters on the meta device have no values.
     """
     with torch.no_grad():
         for parameter in model.parameters():
+            if parameter.is_meta:
+                continue
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
             elif not parameter.any():

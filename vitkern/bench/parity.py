@@ -30,7 +30,7 @@ from vitkern.patching import unpatch
 
 __all__ = ["Check", "Parity", "ParityError", "check", "compare"]
 
-UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0}
+UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 """Units of the last place that are allowed beyond twice eager's error."""
 
 

@@ -117,6 +117,7 @@ def interleave(
     between: Callable[[], object] | None = None,
     before: Callable[[str], object] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    sample: Callable[[Callable[[], object], int], float] | None = None,
 ) -> Comparison:
     """Time ``callables`` in turns, as the module's docstring describes.
 
@@ -128,6 +129,8 @@ def interleave(
         before: called with a callable's name before it is warmed up and before each of its
             samples, and not timed: to let the one before come to rest.
         clock: seconds; tests give one of their own.
+        sample: ``sample(run, calls)`` calls so often and gives seconds per call; None is by the
+            clock.
 
     Raises:
         ValueError: nothing to time.
@@ -136,10 +139,11 @@ def interleave(
         raise ValueError("there is nothing to time")
     plan = plan or Plan()
     before = before or _nothing
+    take = sample or (lambda run, calls: _time(run, calls, clock))
     calls = {}
     for name, run in callables.items():
         before(name)
-        calls[name] = _calls(run, plan, clock)
+        calls[name] = _calls(run, plan, take)
     seconds: dict[str, list[float]] = {name: [] for name in callables}
     order = list(callables)
     with _no_garbage_collection():
@@ -155,7 +159,7 @@ def interleave(
             first = number % len(order)
             for name in order[first:] + order[:first]:
                 before(name)
-                seconds[name].append(_time(callables[name], calls[name], clock))
+                seconds[name].append(take(callables[name], calls[name]))
             if between is not None:
                 between()
     return Comparison({name: tuple(values) for name, values in seconds.items()})
@@ -165,13 +169,15 @@ def _nothing(name: str) -> None:
     """Before a sample, where nothing is wanted."""
 
 
-def _calls(run: Callable[[], object], plan: Plan, clock: Callable[[], float]) -> int:
+def _calls(
+    run: Callable[[], object], plan: Plan, take: Callable[[Callable[[], object], int], float]
+) -> int:
     """Warm up, and say how many calls make a sample long enough."""
     for _ in range(max(plan.warmup, 1)):
         run()
     calls = 1
     while calls < 1_000_000:
-        taken = _time(run, calls, clock) * calls
+        taken = take(run, calls) * calls
         if taken >= plan.sample_seconds:
             break
         # Towards the goal, with doubt about a time that was too short to be exact.

@@ -19,13 +19,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eager", action="store_true", help="the model as it is, not patched")
     parser.add_argument("--calls", action="store_true", help="a line for every call, in order")
     parser.add_argument("--quick", action="store_true", help="few passes")
+    parser.add_argument(
+        "--target", metavar="GPU", help="predict for a GPU that is not here, as h100; measures none"
+    )
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
     parser.add_argument("--picture", metavar="FILE", help="draw it there: .png, .svg or .pdf")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Profile and print."""
+    """Profile or predict, and print."""
+    return _measure(arguments) if arguments.target is None else _predict(arguments)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """The time on a GPU that is not here."""
+    import torch
+
+    from vitkern.bench import models
+    from vitkern.bench.gpu import report as gpu_report
+    from vitkern.bench.gpu.predict import predict
+    from vitkern.bench.report import write_json
+    from vitkern.cli._errors import Usage
+    from vitkern.cli._output import console, print_json, target, writing
+    from vitkern.ops._triton.targets import TARGETS
+
+    others = ("train", "eager", "calls", "quick", "threads", "picture")
+    given = [f"--{name}" for name in others if getattr(arguments, name)]
+    if given:
+        raise Usage(f"--target predicts inference, and does not go with {', '.join(given)}")
+    if arguments.target not in TARGETS:
+        raise Usage(f"--target: got {arguments.target!r}; takes {', '.join(TARGETS)}")
+    row = models.Row(arguments.model, arguments.batch, "eval", arguments.dtype)
+    with user_errors():
+        models.check_name(row.model)
+        path = target("--json", arguments.json)
+        dtype = models.DTYPES[row.dtype]
+        with torch.device("meta"):
+            model = models.create(row.model).to(dtype).eval()
+            images = torch.empty((row.batch, *models.image_size(model)), dtype=dtype)
+        found = predict(model, images, TARGETS[arguments.target])
+    document = gpu_report.document(found, row.model, row.batch)
+    if path is not None:
+        with writing("--json", path):
+            write_json(path, document)
+    if arguments.json == "-":
+        print_json(document)
+    else:
+        out = console()
+        out.print(gpu_report.summary(found, row.batch, row.label))
+        out.print(gpu_report.kernels(found[0]))
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    """The time here."""
     import torch
 
     from vitkern.bench import machine, models, profile_report, report

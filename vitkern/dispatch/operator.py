@@ -96,8 +96,13 @@ class Operator(Generic[CallT]):
     def whole(self, call: CallT, backend: str | None = None) -> Any:
         """Compute ``call``, without a gradient, on the selected backend; None = compose it.
 
-        ``eager`` computes it where that was measured to be faster than a backend that takes it.
+        ``eager`` computes it where that was measured to be faster than a backend that takes it. A
+        backend that is asked for by name and has no such op is asked about the ops it consists of.
         """
+        asked = backend if backend is not None else active_backend()
+        if asked is not None and asked not in self.backends:
+            check_backend_name(asked)
+            return None
         chosen = self.select(call, backend)
         if chosen.name == "eager" and all(
             other is chosen or other.supports(call) for other in self.backends.values()

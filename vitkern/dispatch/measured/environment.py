@@ -55,6 +55,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_build": _digest(torch.__config__.show().encode()),
         "vitkern": _host.version() or status.build.get("vitkern"),
+        "triton": _host.version("triton"),
         "library": _file_digest(status.path) if status.available else None,
         "isa": str(torch.ops.vitkern_cpu.isa()) if status.available else None,
     }

@@ -61,6 +61,16 @@ def is_hashable(key: Key) -> bool:
     return True
 
 
+def variant_key(kernel: str, device: torch.device, likeness: tuple[Any, ...]) -> Key:
+    """The key of the choice among the forms of a backend's kernel (``"triton:linear.forward"``)."""
+    return (kernel, _device(device), None, *likeness)
+
+
+def is_variant(key: Key) -> bool:
+    """Whether the key is one of ``variant_key``, and not of a call."""
+    return ":" in key[0]
+
+
 def wants_gradient(call: tuple[Any, ...]) -> bool:
     """Whether the result of the call has to be differentiable."""
     return torch.is_grad_enabled() and any(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitkern.dispatch.measured import timing
-from vitkern.dispatch.measured.key import Key, is_hashable, key_of, wants_gradient
+from vitkern.dispatch.measured.key import Key, is_hashable, key_of, variant_key, wants_gradient
 from vitkern.dispatch.measured.store import STORE, Decision
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # A context variable, not a flag: other threads and other tasks are not affected.
 _ACTIVE: ContextVar[Measurement | None] = ContextVar("vitkern_measuring", default=None)
+
+# Whether forms of kernels are timed: also in what a measurement of backends calls.
+_VARIANTS: ContextVar[bool] = ContextVar("vitkern_measuring_variants", default=False)
 
 # Two measurements at a time would disturb each other.
 _one_at_a_time = threading.Lock()
@@ -53,6 +56,50 @@ def choice(operator: Operator[Any], call: Any) -> Backend | None:
     return backend if backend is not None and not backend.supports(call) else None
 
 
+def fastest(
+    kernel: str,
+    device: torch.device,
+    names: Sequence[str],
+    likeness: Callable[[], tuple[Any, ...]],
+    run: Callable[[str], Callable[[], object]],
+    timeable: Callable[[], bool] = lambda: True,
+) -> str:
+    """The form of a backend's kernel to take: what was measured for such launches, else the first.
+
+    In a ``measuring`` block every form is timed where that was not done yet.
+
+    Args:
+        kernel: ``backend:name``.
+        device: it runs on.
+        names: of the forms.
+        likeness: gives what a decision holds for, beside kernel and device: plain values, shapes
+            and dtypes.
+        run: ``run(name)`` gives a function that computes with that form, and waits for it.
+        timeable: whether one may wait now; asked before anything is timed.
+    """
+    active = _VARIANTS.get()
+    if STORE.overrides is None:
+        STORE.load()
+    if not active and not STORE.variants:
+        return names[0]
+    key = variant_key(kernel, device, likeness())
+    known = STORE.variants.get(key, "")
+    if known in names:
+        return known
+    if not active or not is_hashable(key) or not timeable():
+        return names[0]
+    token = _VARIANTS.set(False)
+    try:
+        times = timing.in_turns({name: run(name) for name in names}, names[0])
+    finally:
+        _VARIANTS.reset(token)
+    if names[0] not in times:
+        return names[0]  # the launch itself will say why
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    STORE.add(key, Decision(timing.winner(times, names[0]), names[0], medians))
+    return STORE.variants[key]
+
+
 @contextmanager
 def measuring() -> Iterator[Measurement]:
     """Time calls of a new kind on every backend that takes them, in this block.
@@ -67,11 +114,12 @@ def measuring() -> Iterator[Measurement]:
     """
     STORE.reopen()
     measurement = Measurement()
-    token = _ACTIVE.set(measurement)
+    token, variants = _ACTIVE.set(measurement), _VARIANTS.set(True)
     try:
         yield measurement
     finally:
         _ACTIVE.reset(token)
+        _VARIANTS.reset(variants)
         STORE.save()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
 from vitkern.dispatch.measured.file import Decision, DecisionFile, warn
-from vitkern.dispatch.measured.key import Key, first_shape
+from vitkern.dispatch.measured.key import Key, first_shape, is_variant
 
 Overrides = dict[str, dict[Any, dict[Key, str]]]
 """By op and by the shape of the first argument: the backends that differ from the fixed order."""
@@ -19,10 +19,12 @@ class Store:
 
     Attributes:
         overrides: replaced, never changed, so that readers need no lock; None before ``load``.
+        variants: what was measured to be the fastest form of a backend's kernel; as ``overrides``.
     """
 
     def __init__(self) -> None:
         self.overrides: Overrides | None = None
+        self.variants: dict[Key, str] = {}
         self._lock = threading.RLock()
         self._file: DecisionFile | None = None
         self._decisions: dict[Key, Decision] = {}
@@ -104,11 +106,14 @@ class Store:
 
     def _index(self) -> None:
         overrides: Overrides = {}
+        variants: dict[Key, str] = {}
         for key, decision in self._decisions.items():
-            if decision.winner != decision.static:
+            if is_variant(key):
+                variants[key] = decision.winner
+            elif decision.winner != decision.static:
                 shapes = overrides.setdefault(key[0], {})
                 shapes.setdefault(first_shape(key), {})[key] = decision.winner
-        self.overrides = overrides
+        self.overrides, self.variants = overrides, variants
 
 
 STORE = Store()

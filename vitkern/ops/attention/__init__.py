@@ -42,7 +42,7 @@ def attention(
     Under autocast all are taken in autocast's dtype.
 
     Returns:
-        (B, heads, Nq, head_dim). On the ``cpu`` backend it is a view of a contiguous
+        (B, heads, Nq, head_dim). On ``cpu`` and ``triton`` it is a view of a contiguous
         (B, Nq, heads, head_dim), so that ``.transpose(1, 2).reshape(B, Nq, -1)`` copies nothing.
 
     Raises:

@@ -94,6 +94,8 @@ CASES: tuple[Case, ...] = (
     *_padded("ragged-shifted", (10, 17), (7, 7), shift=(3, 3), heads=3),
     *_padded("ragged-rows", (9, 8), (4, 4), shift=(2, 1), head_dim=24),
     *_padded("ragged-columns", (8, 11), (2, 5), shift=(1, 2), batch=1),
+    # More than 64 positions, and no multiple of 16.
+    *_padded("ragged-large", (11, 14), (9, 9), shift=(4, 4), batch=1, heads=1),
     *_padded("ragged-one-axis", (13, 11), (7, 6), shift=(0, 2), table=False),
 )  # fmt: skip
 

@@ -1,0 +1,71 @@
+"""Every Triton kernel under Triton's interpreter: each of the ops' tails and edges once.
+
+Run by ``make triton-check``, with ``TRITON_INTERPRET=1``. Dtypes and memory layouts take turns from
+case to case, since the interpreter is slow; ``pytest tests/ops -k triton`` under the same variable
+runs every combination, which takes hours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ops import harness
+from vitkern.ops._triton import availability
+
+pytestmark = pytest.mark.skipif(
+    not availability.interpreted(), reason="make triton-check runs it, with TRITON_INTERPRET=1"
+)
+
+CASES = [
+    pytest.param(
+        op, case, harness.DTYPES[i % 3], harness.LAYOUTS[i // 3 % 3],
+        id=f"{op}-{case.name}-{harness.short(harness.DTYPES[i % 3])}-{harness.LAYOUTS[i // 3 % 3]}",
+    )
+    for op in harness.OPS
+    for i, case in enumerate(harness.cases(op, "tail", "edge"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op, case, dtype, layout", CASES)
+def test_outputs_and_gradients(op: str, case: Any, dtype: torch.dtype, layout: str) -> None:
+    call = harness.make(op, case, dtype)
+    harness.check(op, "triton", call, grad=True, layout=layout)
+
+
+def test_the_backend_is_there() -> None:
+    """Without it the tests above would all fail: this one says why."""
+    assert availability.missing() is None
+    for op in harness.OPS:
+        assert "triton" in harness.kernels(op)
+
+
+def test_use_backend_works_for_anyone_who_tries_it() -> None:
+    import vitkern
+
+    x = torch.randn(2, 5, 32)
+    with vitkern.use_backend("triton"):
+        y = vitkern.ops.layer_norm(x)
+    torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (32,)))
+
+
+def test_a_patched_model_runs_on_it() -> None:
+    timm = pytest.importorskip("timm")
+    import vitkern
+
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=32, num_heads=2, num_classes=5
+    )
+    images = torch.randn(2, 3, 32, 32)
+    expected = model.eval()(images)
+    expected.sum().backward()
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    with vitkern.patched(model, backend="triton", strict=True):
+        found = model(images)
+        found.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], rtol=1e-3, atol=1e-4, msg=name)

@@ -1,0 +1,228 @@
+"""``layer_norm`` in Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vitkern.dispatch import Backend
+from vitkern.dispatch.backend import Tensors
+from vitkern.ops._triton import availability
+from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config, pow2
+from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.recorder import Work
+from vitkern.ops._triton.sums import column_sums
+from vitkern.ops._triton.targets import target_of
+from vitkern.ops.layer_norm.call import LayerNormCall
+from vitkern.ops.layer_norm.reference import Output
+
+WIDEST = 16384
+"""A program has whole rows in registers."""
+
+_MODULE = "vitkern.ops.layer_norm.triton_kernels"
+
+
+def supports(call: LayerNormCall) -> list[str]:
+    """Reasons to refuse: those of every op, and rows that do not fit on chip."""
+    reasons = availability.refusals(call.x, call.weight, call.bias, call.residual)
+    width = call.x.shape[-1]
+    if not reasons and width > WIDEST:
+        reasons.append(f"a last dimension of {width}; takes at most {WIDEST}")
+    return reasons
+
+
+def _forward_space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    return _space(constants["BLOCK_C"], 1024)
+
+
+def _backward_space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    return _space(constants["BLOCK_C"], 512)  # five tiles live at once, not three
+
+
+def _space(width: int, elements: int) -> Sequence[Config]:
+    """A warp for every 256 columns, and rows that make up a number of elements, and twice that."""
+    warps = min(max(width // 256, 1), 16)
+    rows = max(elements // width, 1)
+    return [config(warps, 1, BLOCK_R=rows), config(warps, 1, BLOCK_R=2 * rows),
+            config(min(2 * warps, 16), 1, BLOCK_R=rows)]  # fmt: skip
+
+
+# Live at once: forward x, the centred x and y; backward dy, x, the normal and two sums.
+_FORWARD = Kernel(
+    _MODULE, "forward", _forward_space,
+    lambda c, itemsize: Resources(0, 3 * c["BLOCK_R"] * c["BLOCK_C"]), tensor_cores=False,
+)  # fmt: skip
+_BACKWARD = Kernel(
+    _MODULE, "backward", _backward_space,
+    lambda c, itemsize: Resources(0, 5 * c["BLOCK_R"] * c["BLOCK_C"]), tensor_cores=False,
+)  # fmt: skip
+
+
+def _bytes(*tensors: torch.Tensor | None) -> float:
+    return float(sum(t.numel() * t.element_size() for t in tensors if t is not None))
+
+
+def _allocate(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None,
+    save: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = x.numel() // x.shape[-1]
+    return (
+        x.new_empty(x.shape),
+        empty_unless(residual is not None, x, x.shape),
+        empty_unless(save, x, (rows, 2), torch.float32),
+    )
+
+
+def _launch(
+    outputs: tuple[torch.Tensor, ...],
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None,
+    save: bool,
+) -> None:
+    (y, total, stats), width = outputs, x.shape[-1]
+    x = x.reshape(-1, width)
+    rows = x.shape[0]
+    if rows == 0:
+        return
+    residual = None if residual is None else residual.reshape(-1, width)
+
+    def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
+        once = _bytes(x, residual, weight, bias)
+        read = _bytes(x, residual) + grid[0] * _bytes(weight, bias)
+        return Work(read=read, unique=once, written=_bytes(*outputs))
+
+    _FORWARD(
+        lambda c: (cdiv(rows, c["BLOCK_R"]),),
+        {
+            "X": x, "RESIDUAL": residual, "WEIGHT": weight, "BIAS": bias,
+            "Y": y, "TOTAL": total, "STATS": stats, "rows": rows, "width": width, "eps": eps,
+            "x_row": x.stride(0), "x_column": x.stride(1),
+            "residual_row": 0 if residual is None else residual.stride(0),
+            "residual_column": 0 if residual is None else residual.stride(1),
+            "weight_step": 0 if weight is None else weight.stride(0),
+            "bias_step": 0 if bias is None else bias.stride(0),
+        },
+        {"BLOCK_C": pow2(width), "SAVE": save},
+        work,
+        operand=x,
+    )  # fmt: skip
+
+
+def _allocate_backward(
+    dy: torch.Tensor,
+    dsum: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    stats: torch.Tensor,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    like, width = x if weight is None else weight, x.shape[-1]
+    return (
+        empty_unless(need_x, x, x.shape),
+        empty_unless(need_weight, like, (width,)),
+        # The parameters' dtype is that of weight; a bias alone may have another one.
+        empty_unless(need_bias, like, (width,), torch.float32 if weight is None else None),
+    )
+
+
+def _launch_backward(
+    outputs: tuple[torch.Tensor, ...],
+    dy: torch.Tensor,
+    dsum: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    stats: torch.Tensor,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> None:
+    (dx, dweight, dbias), width = outputs, x.shape[-1]
+    x, dy = x.reshape(-1, width), dy.reshape(-1, width)
+    dsum = None if dsum is None else dsum.reshape(-1, width)
+    rows = x.shape[0]
+    # As many programs as fill the device twice, whatever the configuration: each leaves sums.
+    each = max(cdiv(rows, 2 * target_of(x.device).processors), 1)
+    programs = cdiv(rows, each)
+    partial_weight, partial_bias = (
+        x.new_empty((programs, width), dtype=torch.float32) if need else None
+        for need in (need_weight, need_bias)
+    )
+
+    def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
+        once = _bytes(dy, dsum, x, stats, weight)
+        written = _bytes(dx, partial_weight, partial_bias)
+        return Work(read=once + (grid[0] - 1) * _bytes(weight), unique=once, written=written)
+
+    if programs:
+        _BACKWARD(
+            lambda c: (programs,),
+            {
+                "DY": dy, "DSUM": dsum, "X": x, "WEIGHT": weight, "STATS": stats,
+                "DX": dx if need_x else None,
+                "PARTIAL_WEIGHT": partial_weight, "PARTIAL_BIAS": partial_bias,
+                "rows": rows, "width": width, "each": each,
+                "dy_row": dy.stride(0), "dy_column": dy.stride(1),
+                "dsum_row": 0 if dsum is None else dsum.stride(0),
+                "dsum_column": 0 if dsum is None else dsum.stride(1),
+                "x_row": x.stride(0), "x_column": x.stride(1),
+                "weight_step": 0 if weight is None else weight.stride(0),
+            },
+            {"BLOCK_C": pow2(width)},
+            work,
+            operand=x,
+        )  # fmt: skip
+    if partial_weight is not None:
+        column_sums(partial_weight, dweight)
+    if partial_bias is not None:
+        column_sums(partial_bias, dbias)
+
+
+_forward = operator("layer_norm", _allocate, _launch)
+_backward = operator("layer_norm_backward", _allocate_backward, _launch_backward)
+
+
+def forward(call: LayerNormCall, needs_grad: bool) -> tuple[Output, Tensors]:
+    """Keeps the statistics, and the sum where there is a residual: it is what was normalised."""
+    y, total, stats = _forward(call.x, call.weight, call.bias, call.eps, call.residual, needs_grad)
+    if call.residual is None:
+        return y, (stats,) if needs_grad else ()
+    return (y, total), (total, stats) if needs_grad else ()
+
+
+def backward(
+    call: LayerNormCall,
+    saved: Tensors,
+    grads: tuple[torch.Tensor, ...],
+    needs: tuple[bool, ...],
+) -> Tensors:
+    """``x`` and ``residual`` get the same gradient, since only their sum matters."""
+    need_x, need_weight, need_bias, _, need_residual = needs
+    if call.residual is None:
+        normalised, (stats,), (dy,), dsum = call.x, saved, grads, None
+    else:
+        (normalised, stats), (dy, dsum) = saved, grads  # type: ignore[assignment]
+    dx, dweight, dbias = _backward(
+        dy, dsum, normalised, call.weight, stats, need_x or need_residual, need_weight, need_bias
+    )
+    return (
+        dx if need_x else None,
+        dweight if need_weight else None,
+        dbias.to(call.bias.dtype) if need_bias and call.bias is not None else None,
+        None,
+        dx if need_residual else None,
+    )
+
+
+BACKEND = Backend("triton", supports, forward, backward, availability.missing)
