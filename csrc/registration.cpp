@@ -14,8 +14,9 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
   // Bytes that are kept for large outputs to come, beside the scratch memory of threads; and freeing them.
   m.def("pooled_bytes() -> int");
   m.def("release_pool() -> ()");
-  // GFLOP/s of one thread (or all of them) doing nothing but fused multiply-adds for about `seconds`.
-  m.def("peak_gflops(float seconds, bool all_threads) -> float");
+  // GFLOP/s of one thread (or all of them) doing nothing but multiply-adds for about `seconds`, as products
+  // of form 0 float32, 1 bfloat16 or 2 int8 do.
+  m.def("peak_gflops(float seconds, bool all_threads, int form=0) -> float");
 
   // weight (N, K) -> opaque buffer for the instruction set in use. It also says in which form products
   // with this weight take their operands: in the weight's own dtype, or rounded to bfloat16.

@@ -25,6 +25,9 @@ VITKERN_DECLARE(avx512)
 #ifdef VITKERN_ISA_AVX512_BF16
 VITKERN_DECLARE(avx512_bf16)
 #endif
+#ifdef VITKERN_ISA_AMX
+VITKERN_DECLARE(amx)
+#endif
 #ifdef VITKERN_ISA_AVX512_EMULATED
 VITKERN_DECLARE(avx512_emulated)
 #endif
@@ -47,6 +50,9 @@ const Kernels* const kTables[] = {
 #endif
 #ifdef VITKERN_ISA_AVX512_BF16
     &avx512_bf16::table,
+#endif
+#ifdef VITKERN_ISA_AMX
+    &amx::table,
 #endif
 };
 
@@ -124,7 +130,7 @@ void set_isa(std::string name) {
 
 bool sums_pairs() { return kernels().sums_pairs; }
 
-double peak_gflops(double seconds, bool all_threads) {
+double peak_gflops(double seconds, bool all_threads, int64_t form) {
   using Clock = std::chrono::steady_clock;
   const int64_t threads = all_threads ? torch::stable::get_num_threads() : 1;
   const Kernels& k = kernels();
@@ -132,7 +138,7 @@ double peak_gflops(double seconds, bool all_threads) {
   const auto start = Clock::now();
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     while (std::chrono::duration<double>(Clock::now() - start).count() < seconds)
-      flops += (int64_t)k.fma_flops(20000);
+      flops += (int64_t)k.peak_flops((Form)form, 20000);
   });
   return (double)flops / std::chrono::duration<double>(Clock::now() - start).count() / 1e9;
 }

@@ -14,12 +14,13 @@ namespace vitkern {
 struct Kernels {
   const char* isa;
   bool (*runs_here)();  // whether this processor has the instructions
-  double (*fma_flops)(int64_t rounds);  // does nothing but FMAs; returns how many operations it did
+  // Does nothing but multiply-adds as products in this form do; returns how many operations it did.
+  double (*peak_flops)(Form, int64_t rounds);
 
   void (*pack_weight)(const Runtime&, const PackArgs&);
   void (*pack_int8)(const Runtime&, const PackInt8Args&);
   int64_t (*packed_bytes)(Type, Form, int64_t out, int64_t in);
-  int width, panel;  // floats in a vector, and columns in a panel of a packed weight
+  int width, panel;  // floats in a vector, and columns in a panel of a weight that is packed for int8
   bool sums_pairs;    // whether products of integers are summed two by two in 16 bits
 
   void (*linear)(const Runtime&, const LinearArgs&);

@@ -36,7 +36,7 @@ def test_instruction_sets_are_consistent() -> None:
 
 def test_instruction_sets_of_an_architecture() -> None:
     x86 = {isa.name for isa in parameters.isas_for("x86_64")}
-    assert x86 == {"generic", "avx2", "avx512", "avx512_bf16", "avx512_emulated"}
+    assert x86 == {"generic", "avx2", "avx512", "avx512_bf16", "amx", "avx512_emulated"}
     assert {isa.name for isa in parameters.isas_for("aarch64")} == {"generic"}
     shipped = {isa.name for isa in parameters.isas_for("x86_64", test_isas=False)}
     assert x86 - shipped == {"avx512_emulated"}

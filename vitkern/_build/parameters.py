@@ -76,6 +76,7 @@ BASE_FLAGS = (
     "-Wno-unknown-warning-option",  # clang knows not all of these; gcc ignores such names
     "-Wno-psabi",  # vector arguments: of functions that are inlined, never across files
     "-Wno-restrict",  # false alarms of gcc 12 in std::string (gcc bug 105651)
+    "-Wno-maybe-uninitialized",  # and in its own avx512fintrin.h (gcc bug 105593)
 )
 """For every file. Never -ffast-math (it changes NaN and infinity), never -march=native."""
 
@@ -92,6 +93,7 @@ _AVX512 = (
     "-mf16c",
     "-mprefer-vector-width=512",
 )
+_BF16 = ("-mavx512bf16", "-mavx512vnni")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,6 @@ class Isa:
     flags: tuple[str, ...]
     x86_only: bool = True
     test_only: bool = False  # built in place only, never into a wheel
-    enabled: bool = True
 
     @property
     def macro(self) -> str:
@@ -117,24 +118,18 @@ ISAS = (
     # machines without AVX-512 can test it.
     Isa("avx512_emulated", _AVX2, test_only=True),
     Isa("avx512", _AVX512),
-    Isa("avx512_bf16", (*_AVX512, "-mavx512bf16", "-mavx512vnni")),
-    # A place, not yet kernels: enable it with csrc/cpu/isa/amx.cpp, and have the run-time choice
-    # ask Linux for the tile registers first (arch_prctl ARCH_REQ_XCOMP_PERM).
-    Isa(
-        "amx",
-        (*_AVX512, "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
-        enabled=False,
-    ),
+    Isa("avx512_bf16", (*_AVX512, *_BF16)),
+    Isa("amx", (*_AVX512, *_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16")),
 )
 
 
 def isas_for(machine: str, *, test_isas: bool = True) -> tuple[Isa, ...]:
-    """The enabled instruction sets of an architecture (as ``platform.machine()`` names it)."""
+    """The instruction sets of an architecture (as ``platform.machine()`` names it)."""
     x86 = machine.lower() in ("x86_64", "amd64")
     return tuple(
         isa
         for isa in ISAS
-        if isa.enabled and (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
+        if (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
     )
 
 

@@ -11,11 +11,13 @@ medians over rounds drop single ones. The share of the *highest* peak of the who
 given beside it: it is never too high, and the two agree on a quiet machine. Where they do not,
 believe neither.
 
-Products in bfloat16 have instructions with twice that peak, and may exceed it.
+Products in bfloat16 and int8 have instructions with a higher peak, and may exceed that of float32:
+``Peak(form="bfloat16")`` measures theirs, on tile registers where the instruction set has them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,10 @@ import torch
 from vitkern._library import load
 from vitkern.bench.timing import Summary, summarize
 
-__all__ = ["Peak", "Share", "share", "unsteady"]
+__all__ = ["FORMS", "Peak", "Share", "share", "unsteady"]
+
+FORMS = ("float32", "bfloat16", "int8")
+"""What products are of; the index is the ``form`` of csrc/registration.cpp."""
 
 
 class Peak:
@@ -34,11 +39,18 @@ class Peak:
     Args:
         seconds: how long a sample takes.
         probe: GFLOP/s measured for that many seconds; None asks the compiled library.
+        form: one of FORMS, for the library. A form without instructions of its own has float32's
+            (bfloat16), or what its products need (int8).
     """
 
     def __init__(
-        self, seconds: float = 0.02, probe: Callable[[float], float] | None = None
+        self,
+        seconds: float = 0.02,
+        probe: Callable[[float], float] | None = None,
+        form: str = "float32",
     ) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
         self.seconds = seconds
         self.samples: list[float] = []
         self.reason: str | None = None
@@ -46,7 +58,7 @@ class Peak:
         if probe is None:
             status = load()
             if status.available:
-                self._probe = _library_probe
+                self._probe = functools.partial(_library_probe, FORMS.index(form))
             else:
                 self.reason = status.reason
 
@@ -70,8 +82,9 @@ def unsteady(peak: Summary | None) -> str | None:
     )
 
 
-def _library_probe(seconds: float) -> float:
-    return float(torch.ops.vitkern_cpu.peak_gflops(seconds, torch.get_num_threads() > 1))
+def _library_probe(form: int, seconds: float) -> float:
+    several = torch.get_num_threads() > 1
+    return float(torch.ops.vitkern_cpu.peak_gflops(seconds, several, form))
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ if _STATUS.available:
 
 def multiplies_bfloat16() -> bool:
     """Whether the instruction set in use does; others convert, and are as fast as in float32."""
-    return _STATUS.available and "bf16" in torch.ops.vitkern_cpu.isa()
+    return _STATUS.available and torch.ops.vitkern_cpu.isa() in ("avx512_bf16", "amx")
 
 
 def isas() -> list[str]:

@@ -3,30 +3,34 @@
 #pragma once
 #include "epilogue.h"
 #include "rows.h"
+#include "tiles.h"
 
 namespace vitkern::VITKERN_ISA {
 
 constexpr int64_t kBlockK = 384;  // at most this much of K at a time
 // Rows of A at a time: a block of this many rows of K elements stays in the second-level cache.
+template <Dot D>
 VK_INLINE int64_t block_rows(int64_t k) {
+  // Tiles read B so fast that it has to be used for more rows; processors with them have larger caches.
+  if (kOnTiles<D>) return smaller<int64_t>(320, larger<int64_t>(64, (256 << 10) / larger<int64_t>(1, k)));
   return smaller<int64_t>(192, larger<int64_t>(48, (64 << 10) / larger<int64_t>(1, k)));
 }
 // With no more rows than this, much of the time goes into reading B from memory for the first time.
 constexpr int64_t kFewRows = 1024;
-constexpr int64_t kFewRowsBlock = 128;  // so blocks are longer then, and each reads all of B once
+// So blocks are longer then, and each reads all of B once.
+template <Dot D>
+constexpr int64_t kFewRowsBlock = kOnTiles<D> ? 256 : 128;
+template <Dot D = Dot::f32>
 VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
-  const int64_t block = rows <= kFewRows ? kFewRowsBlock : block_rows(k);
+  const int64_t block = rows <= kFewRows ? kFewRowsBlock<D> : block_rows<D>(k);
   return (rows + block - 1) / block;
 }
-
-// B: panels, and for int8 products the scale of each column and the sum of its integers.
-struct Operand {
-  const float* panels;
-  const float* scale = nullptr;
-  const int32_t* sums = nullptr;
-  Range range = {};  // of the activations
-  Operand(const float* panels_) : panels(panels_) {}
-};
+// Where block i of `blocks` begins: they are of the same length, as far as tile registers are filled.
+template <Dot D>
+VK_INLINE int64_t block_start(int64_t rows, int64_t i, int64_t blocks) {
+  constexpr int64_t kWhole = kOnTiles<D> ? kTileRows : 1;
+  return smaller(rows, (rows + kWhole - 1) / kWhole * i / blocks * kWhole);
+}
 
 // Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
 // the calling thread. `a` is what the rows' block() gave; `row` only tells the epilogue where it is.
@@ -36,6 +40,10 @@ template <Dot D = Dot::f32, class T>
 static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
                            const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
                            const Epilogue<T>& epilogue, bool cold = false) {
+#if VITKERN_AMX
+  if constexpr (kOnTiles<D>)
+    return multiply_block_on_tiles<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
+#endif
   const RowTiles tiles(n);
   const int64_t pieces = larger<int64_t>(1, (k + kBlockK - 1) / kBlockK);
   const int64_t step = larger<int64_t>(1, round_up((k + pieces - 1) / pieces, 4));
@@ -83,10 +91,11 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
 
 // A grid of tasks over rows and column panels: blocks of rows that fit the cache, and enough tasks
 // to keep all threads busy to the end.
+template <Dot D>
 struct Grid {
   int64_t row_blocks, column_blocks, rows, panels;
   Grid(const Runtime& rt, int64_t rows_, int64_t columns, int64_t k)
-      : row_blocks(blocks_of(rows_, k)), rows(rows_), panels(panels_of(columns)) {
+      : row_blocks(blocks_of<D>(rows_, k)), rows(rows_), panels(panels_of<D>(columns)) {
     if (row_blocks > rt.threads) row_blocks = round_up(row_blocks, rt.threads);
     const int64_t wanted = rt.threads > 1 ? 8 * rt.threads : 1;
     column_blocks = larger<int64_t>(1, smaller(panels / 4, (wanted + row_blocks - 1) / larger<int64_t>(1, row_blocks)));
@@ -100,9 +109,9 @@ struct Grid {
   struct Task { int64_t row, n, first, last; };
   // Tasks that follow each other share the larger operand's block.
   Task task(int64_t i) const {
-    const bool wide = panels * NR > rows;
+    const bool wide = panels * kPanel<D> > rows;
     const int64_t rb = wide ? i % row_blocks : i / column_blocks, cb = wide ? i / row_blocks : i % column_blocks;
-    const int64_t r0 = rows * rb / row_blocks, r1 = rows * (rb + 1) / row_blocks;
+    const int64_t r0 = block_start<D>(rows, rb, row_blocks), r1 = block_start<D>(rows, rb + 1, row_blocks);
     return {r0, r1 - r0, panels * cb / column_blocks, panels * (cb + 1) / column_blocks};
   }
 };
@@ -112,9 +121,9 @@ template <Dot D = Dot::f32, class Source, class T>
 static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, const Operand& b,
                          int64_t columns, int64_t k, const Epilogue<T>& epilogue) {
   if (rows == 0 || columns == 0) return;
-  const Grid grid(rt, rows, columns, k);
+  const Grid<D> grid(rt, rows, columns, k);
   for_tasks(rt, grid.tasks(), [&](int64_t i) {
-    const Grid::Task t = grid.task(i);
+    const typename Grid<D>::Task t = grid.task(i);
     int64_t lda;
     // One row of float32 more than the block has, which is as long as up to four others.
     float* buffer = (float*)rt.scratch(kRowsA, (t.n + 5) * padded_stride(k + 2) * 4);
@@ -128,12 +137,14 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
 template <class C, class T>
 static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k, float* out) {
   const int64_t steps = C::steps(k);
-  for_tasks(rt, panels_of(n), [&](int64_t p) {
-    float* to = panel(out, steps, p);
+  for_tasks(rt, panels_of<C::dot>(n), [&](int64_t p) {
+    float* to = panel<C::dot>(out, steps, p);
+    const int64_t words = (k + C::per_word - 1) / C::per_word, width = panel_width<C::dot>(n, p);
     if constexpr (C::pairs) pack_panel_pairs(weight, n, k, p, to);
     else pack_panel_nk(weight, k, n, k, p, to);
+    memset(to + words * width, 0, (steps - words) * width * 4);
     if constexpr (C::rounds)
-      for (int64_t i = 0; i < k * panel_width(n, p); i += W) store(to + i, rounded_to_bf16(load(to + i)));
+      for (int64_t i = 0; i < k * width; i += W) store(to + i, rounded_to_bf16(load(to + i)));
   });
 }
 

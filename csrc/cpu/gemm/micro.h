@@ -23,6 +23,17 @@ enum class Dot { f32, bf16_pairs, u8_s8 };
 #define VITKERN_BF16_DOT 0  // 1: the instruction, 2: emulated, for tests
 #endif
 
+#ifndef VITKERN_AMX
+#define VITKERN_AMX 0
+#endif
+// Whether products are computed in tile registers (see tiles.h) instead of in vectors.
+template <Dot D>
+constexpr bool kOnTiles = VITKERN_AMX && D != Dot::f32;
+template <Dot D>
+constexpr int kPanel = kOnTiles<D> ? 32 : NR;  // columns of a panel of B
+template <Dot D>
+constexpr int kStepsAtOnce = kOnTiles<D> ? 16 : 1;  // K has a multiple of this many steps; zeros fill up
+
 // Without VNNI the sum of two products of bytes has 16 bits, and saturates: weights must be such that
 // it cannot (see pack_int8).
 #if defined(__AVX512VNNI__) || !defined(__AVX2__) || defined(VITKERN_EXACT_INT8)

@@ -1,16 +1,24 @@
-// B as the tiles read it: panels of NR columns, each K rows of NR floats, one after the other. The
-// last panel is only as many whole vectors wide as it needs.
+// B as the tiles read it: panels of some columns (NR for float32), each K rows of that many words, one after
+// the other. The last panel is only as many whole vectors wide as it needs.
 #pragma once
 #include "micro.h"
 
 namespace vitkern::VITKERN_ISA {
 
-VK_INLINE int64_t panels_of(int64_t n) { return (n + NR - 1) / NR; }
+template <Dot D = Dot::f32>
+VK_INLINE int64_t panels_of(int64_t n) {
+  return (n + kPanel<D> - 1) / kPanel<D>;
+}
 // Columns of panel p, rounded up to whole vectors.
-VK_INLINE int64_t panel_width(int64_t n, int64_t p) { return smaller<int64_t>(NR, round_up(n - p * NR, W)); }
+template <Dot D = Dot::f32>
+VK_INLINE int64_t panel_width(int64_t n, int64_t p) {
+  return smaller<int64_t>(kPanel<D>, round_up(n - p * kPanel<D>, W));
+}
 VK_INLINE int64_t packed_floats(int64_t n, int64_t k) { return round_up(n, W) * k; }
-VK_INLINE float* panel(float* packed, int64_t k, int64_t p) { return packed + p * NR * k; }
-VK_INLINE const float* panel(const float* packed, int64_t k, int64_t p) { return packed + p * NR * k; }
+template <Dot D = Dot::f32, class F>
+VK_INLINE F* panel(F* packed, int64_t k, int64_t p) {
+  return packed + p * kPanel<D> * k;
+}
 
 // W columns of B^T, that is W rows of a row-major (n, k) matrix, into one vector column of a panel:
 // out[i * width] = column i. Rows from `valid` on count as zeros.
@@ -31,11 +39,11 @@ VK_INLINE void pack_transposed(const T* rows, int64_t stride, int valid, int64_t
 }
 
 // One panel of B = weight^T, weight row-major (n, k).
-template <class T>
+template <Dot D = Dot::f32, class T>
 static void pack_panel_nk(const T* weight, int64_t stride, int64_t n, int64_t k, int64_t p, float* out) {
-  int64_t width = panel_width(n, p);
+  int64_t width = panel_width<D>(n, p);
   for (int64_t c = 0; c < width; c += W) {
-    int64_t first = p * NR + c;
+    int64_t first = p * kPanel<D> + c;
     pack_transposed(weight + first * stride, stride, (int)smaller<int64_t>(W, n - first), k, out + c, width);
   }
 }
@@ -43,14 +51,16 @@ static void pack_panel_nk(const T* weight, int64_t stride, int64_t n, int64_t k,
 // The same with pairs of bfloat16 along k in the place of floats.
 template <class T>
 static void pack_panel_pairs(const T* weight, int64_t n, int64_t k, int64_t p, float* out) {
+  constexpr Dot D = Dot::bf16_pairs;
   if constexpr (sizeof(T) == 2) {
-    if (k % 2 == 0) return pack_panel_nk((const float*)weight, k / 2, n, k / 2, p, out);
+    if (k % 2 == 0) return pack_panel_nk<D>((const float*)weight, k / 2, n, k / 2, p, out);
   }
-  const int64_t width = panel_width(n, p);
+  const int64_t width = panel_width<D>(n, p);
   for (int64_t i = 0; i < k; i += 2)
     for (int64_t c = 0; c < width; c++) {
-      const T* w = weight + (p * NR + c) * k + i;
-      const bool live = p * NR + c < n;
+      const int64_t column = p * kPanel<D> + c;
+      const T* w = weight + column * k + i;
+      const bool live = column < n;
       bf16 pair[2] = {bf16{0}, bf16{0}};
       if (live) put(pair, to_float(w[0]));
       if (live && i + 1 < k) put(pair + 1, to_float(w[1]));

@@ -1,6 +1,6 @@
 // The A side of a product: how rows are read, and in which form they are multiplied.
 #pragma once
-#include "pack.h"
+#include "operand.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -12,13 +12,6 @@ VK_INLINE int64_t padded_stride(int64_t k) {
 }
 // Whether tiles may read rows that are `stride` floats apart where they lie.
 VK_INLINE bool good_stride(int64_t stride) { return stride % 512 != 0; }
-
-// The range of an int8 product's activations: calibrated, or each row's own.
-struct Range {
-  bool dynamic;
-  float low, high;
-};
-constexpr float kLevels = 255;  // steps that it is cut into
 
 // A row as float32: in place where it is that already.
 template <class T>
@@ -34,6 +27,15 @@ VK_INLINE vf rounded_to_bf16(vf x) {
   const vu u = (vu)x;
   const vu finite = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u, nan = u | 0x400000u;
   return select((vi)((u & 0x7fffffffu) > 0x7f800000u), (vf)(nan & 0xffff0000u), (vf)finite);
+}
+
+// The lowest byte of each. By name: gcc takes the lanes out one by one.
+VK_INLINE vb to_bytes(vi x) {
+#if VITKERN_WIDTH == 16 && defined(__AVX512F__)
+  return (vb)_mm512_cvtepi32_epi8((__m512i)x);
+#else
+  return __builtin_convertvector((vu)x, vb);
+#endif
 }
 
 // x[0:k] as unsigned bytes, x ~ (byte - zero) * step; `tail` gets the step and, as an integer, the zero.
@@ -76,7 +78,7 @@ VK_INLINE vf rounded_to_bf16(vf x) {
   auto byte = [&](vf v) __attribute__((always_inline)) { return (vi)(max(least, min(most, v * scale)) + to_bits); };
   int64_t i = 0;
   for (; i + W <= k; i += W) {
-    const vb bytes = __builtin_convertvector((vu)byte(load(x + i)), vb);
+    const vb bytes = to_bytes(byte(load(x + i)));
     memcpy(out + i, &bytes, W);
   }
   if (i < k) {
@@ -98,9 +100,16 @@ struct Compute {
   static constexpr int per_word = int8 ? 4 : pairs ? 2 : 1;
   // What a row has to be brought into, other than read as T's.
   static constexpr bool converts = int8 || rounds || (pairs && sizeof(T) == 4);
-  static constexpr int64_t steps(int64_t k) { return (k + per_word - 1) / per_word; }
+  static constexpr int64_t steps(int64_t k) { return round_up((k + per_word - 1) / per_word, kStepsAtOnce<dot>); }
   // Words of a packed row: an int8 row's step and zero are its last two.
   static constexpr int64_t stride(int64_t k) { return padded_stride(steps(k) + (int8 ? 2 : 0)); }
+
+  // Zeros behind the k elements of a packed row, up to whole steps. Behind bytes anything may stand: the
+  // weight has zeros there.
+  static void end_row(float* row, int64_t k) {
+    if constexpr (pairs)
+      for (; k < 2 * steps(k); k++) ((bf16*)row)[k] = bf16{0};
+  }
 
   // A row of float32 as the product reads it, `words` words long (it may be the row itself).
   static void put(const float* x, int64_t k, const Range& range, float* out, int64_t words) {
@@ -111,7 +120,7 @@ struct Compute {
       int64_t i = 0;
       for (; i + W <= k; i += W) store(to + i, load(x + i));
       for (; i < k; i++) VITKERN_ISA::put(to + i, x[i]);
-      if (k % 2) to[k] = bf16{0};
+      end_row(out, k);
     } else {
       int64_t i = 0;
       for (; i + W <= k; i += W) store(out + i, rounds ? rounded_to_bf16(load(x + i)) : load(x + i));
@@ -140,7 +149,7 @@ struct Rows {
       }
     }
     if constexpr (C::pairs && sizeof(T) == 2) {
-      if (k % 2 == 0 && stride % 2 == 0 && good_stride(stride / 2)) {
+      if (k == 2 * C::steps(k) && stride % 2 == 0 && good_stride(stride / 2)) {
         *lda = stride / 2;
         return (const float*)rows;
       }
@@ -150,7 +159,7 @@ struct Rows {
       float* out = buffer + r * *lda;
       if constexpr (C::pairs && sizeof(T) == 2) {
         memcpy(out, rows + r * stride, k * 2);
-        if (k % 2) ((bf16*)out)[k] = bf16{0};
+        C::end_row(out, k);
       } else if constexpr (C::dot == Dot::f32 && !C::rounds && sizeof(T) == 2) {
         as_floats(rows + r * stride, k, out);
       } else {

@@ -34,11 +34,11 @@ static int64_t packed_bytes(Type type, Form form, int64_t out, int64_t in) {
 
 static void pack_weight(const Runtime& rt, const PackArgs& a) {
   PackedHeader* header = (PackedHeader*)a.packed;
-  *header = {kPackedMagic, W, NR, (int32_t)a.type, (int32_t)a.form, a.out, a.in};
   with_type(a.type, [&](auto t) {
     using T = decltype(t);
     with_form<T>(a.form, [&](auto c) {
       using C = decltype(c);
+      *header = {kPackedMagic, W, kPanel<C::dot>, (int32_t)a.type, (int32_t)a.form, a.out, a.in};
       if constexpr (!C::int8) pack_weight<C>(rt, (const T*)a.weight, a.out, a.in, (float*)(header + 1));
     });
   });
@@ -46,18 +46,19 @@ static void pack_weight(const Runtime& rt, const PackArgs& a) {
 
 static void pack_int8(const Runtime& rt, const PackInt8Args& a) {
   using C = Compute<float, Form::int8>;
+  constexpr Dot D = C::dot;
   PackedHeader* header = (PackedHeader*)a.packed;
-  *header = {kPackedMagic, W, NR, (int32_t)Type::f32, (int32_t)Form::int8, a.out, a.in,
+  *header = {kPackedMagic, W, kPanel<D>, (int32_t)Type::f32, (int32_t)Form::int8, a.out, a.in,
              a.dynamic ? 1.f : a.low, a.dynamic ? 0.f : a.high};
   const int64_t steps = C::steps(a.in), columns = round_up(a.out, W);
   float* panels = (float*)(header + 1);
   float* scale = panels + packed_floats(a.out, steps);
   int32_t* sums = (int32_t*)(scale + columns);
-  for_tasks(rt, panels_of(a.out), [&](int64_t p) {
-    int8_t* to = (int8_t*)panel(panels, steps, p);
-    const int64_t width = panel_width(a.out, p);
+  for_tasks(rt, panels_of<D>(a.out), [&](int64_t p) {
+    int8_t* to = (int8_t*)panel<D>(panels, steps, p);
+    const int64_t width = panel_width<D>(a.out, p);
     for (int64_t c = 0; c < width; c++) {
-      const int64_t n = p * NR + c;
+      const int64_t n = p * kPanel<D> + c;
       const int8_t* from = a.values + n * a.in;
       int32_t total = 0;
       for (int64_t i = 0; i < 4 * steps; i++) {
@@ -78,7 +79,7 @@ template <class C, class T>
 static const float* usable(const Weight& w) {
   const PackedHeader* header = (const PackedHeader*)w.packed;
   if (!header || w.packed_bytes < packed_bytes_as<C>(w.out, w.in)) return nullptr;
-  if (header->magic != kPackedMagic || header->width != W || header->panel != NR ||
+  if (header->magic != kPackedMagic || header->width != W || header->panel != kPanel<C::dot> ||
       header->form != (int32_t)w.form || header->out != w.out || header->in != w.in)
     return nullptr;
   const float* panels = (const float*)(header + 1);
@@ -88,9 +89,10 @@ static const float* usable(const Weight& w) {
   constexpr int64_t kSamples = 24;
   for (int64_t i = 0; i < kSamples; i++) {
     const int64_t n = w.out * i / kSamples, k = (w.in * (2 * i + 1) / (2 * kSamples) + 7 * i) % w.in;
-    const int64_t p = n / NR;
+    const int64_t p = n / kPanel<C::dot>;
     const T is = ((const T*)w.data)[n * w.in + k];
-    const float* word = panel(panels, C::steps(w.in), p) + k / C::per_word * panel_width(w.out, p) + n % NR;
+    const float* word = panel<C::dot>(panels, C::steps(w.in), p) + k / C::per_word * panel_width<C::dot>(w.out, p) +
+                        n % kPanel<C::dot>;
     if constexpr (C::pairs) {
       bf16 now;
       put(&now, to_float(is));

@@ -17,7 +17,7 @@ struct Activated {
     *lda = C::stride(k);
     for (int64_t r = 0; r < n; r++) {
       H* out = (H*)(buffer + r * *lda);
-      if (C::pairs && k % 2) put(out + k, 0.f);
+      C::end_row((float*)out, k);
       const T* in = pre + (row + r) * k;
       int64_t c = 0;
       for (; c + W <= k; c += W) store(out + c, activate(f, load(in + c)));
@@ -57,16 +57,16 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
     e.side_stride = hidden;
     return e;
   };
-  auto clear_odd = [&](H* h, int64_t n) {
-    if (C::pairs && hidden % 2)
-      for (int64_t r = 0; r < n; r++) put(h + r * ldh + hidden, 0.f);
+  auto end_rows = [&](H* h, int64_t n) {
+    if constexpr (C::pairs)
+      for (int64_t r = 0; r < n; r++) C::end_row((float*)(h + r * ldh), hidden);
   };
   // Weights that no private cache holds are read anew for each block of rows.
   const bool large = (in + out) * hidden * 4 / C::per_word > (4 << 20);
-  if (a.rows < rt.threads * kFewRowsBlock * (large ? 4 : 1)) {
+  if (a.rows < rt.threads * kFewRowsBlock<C::dot> * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.
     H* h = (H*)rt.scratch(kShared, a.rows * ldh * sizeof(H));
-    clear_odd(h, a.rows);
+    end_rows(h, a.rows);
     with_ready_rows<C>(rt, x, a.rows, hidden, kNormed, [&](const auto& ready) {
       multiply_all<C::dot>(rt, ready, a.rows, b1, hidden, steps_in, first(h, 0));
     });
@@ -75,23 +75,25 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
     });
     return;
   }
-  const int64_t blocks = round_up(blocks_of(a.rows, larger(steps_in, steps_hidden)), rt.threads);
+  // On tiles blocks are as long as the second-level cache allows, which then counts the hidden rows as they are.
+  const int64_t words = kOnTiles<C::dot> ? ldh * (int64_t)sizeof(H) / 4 : steps_hidden;
+  const int64_t blocks = round_up(blocks_of<C::dot>(a.rows, larger(steps_in, words)), rt.threads);
   for_tasks(rt, blocks, [&](int64_t i) {
-    const int64_t row = a.rows * i / blocks, n = a.rows * (i + 1) / blocks - row;
+    const int64_t row = block_start<C::dot>(a.rows, i, blocks), n = block_start<C::dot>(a.rows, i + 1, blocks) - row;
     if (n == 0) return;
     H* h = (H*)rt.scratch(kHidden, n * ldh * sizeof(H));
-    clear_odd(h, n);
+    end_rows(h, n);
     int64_t lda;
     float* buffer = (float*)rt.scratch(kRowsA, (n * C::stride(in) + padded_stride(in)) * 4);
     const float* xr = x.block(row, n, buffer, &lda);
-    multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of(hidden), first(h, row));
+    multiply_block<C::dot>(rt, xr, lda, 0, n, b1, hidden, steps_in, 0, panels_of<C::dot>(hidden), first(h, row));
     const float* hr = (const float*)h;
     int64_t ldr = C::pairs ? ldh / 2 : ldh;
     if constexpr (converts) {
       buffer = (float*)rt.scratch(kRowsA, n * C::stride(hidden) * 4);
       hr = Rows<C, H>{h, ldh, hidden, b2.range}.block(0, n, buffer, &ldr);
     }
-    multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of(out), second);
+    multiply_block<C::dot>(rt, hr, ldr, row, n, b2, out, steps_hidden, 0, panels_of<C::dot>(out), second);
   });
 }
 template <class T>

@@ -28,7 +28,7 @@ struct NormalizedRows {
         C::put(wide, k, range, out, *lda);
       } else {
         normalize(x, k, mean, scale, weight, bias, (H*)out);
-        if (C::pairs && k % 2) put((H*)out + k, 0.f);
+        C::end_row(out, k);
       }
     }
     return buffer;
@@ -64,7 +64,7 @@ template <class C, class Source, class F>
 static void with_ready_rows(const Runtime& rt, const Source& source, int64_t rows, int64_t columns, Slot slot,
                             const F& f) {
   if constexpr (Source::costly) {
-    if (rows > 0 && columns > 0 && Grid(rt, rows, columns, C::steps(source.k)).column_blocks > 1) {
+    if (rows > 0 && columns > 0 && Grid<C::dot>(rt, rows, columns, C::steps(source.k)).column_blocks > 1) {
       const int64_t stride = C::stride(source.k), chunk = 16;
       float* out = (float*)rt.scratch(slot, rows * stride * 4);
       for_tasks(rt, (rows + chunk - 1) / chunk, [&](int64_t i) {

@@ -18,18 +18,18 @@ VK_INLINE void for_pixel_rows(const PatchGrid& g, T* images, int64_t row, const 
       f(image + (c * g.height + i) * g.width, offset);
 }
 
-// Patches as rows of float32, or of pairs of bfloat16 (`Pairs`).
-template <class T, bool Pairs>
+// Patches as rows that C reads.
+template <class C, class T>
 struct PatchRows {
   PatchGrid grid;
   const T* images;
   const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
-    *lda = padded_stride(Pairs ? (grid.in() + 1) / 2 : grid.in());
+    *lda = C::stride(grid.in());
     for (int64_t r = 0; r < n; r++) {
       float* out = buffer + r * *lda;
-      if (Pairs && grid.in() % 2) ((bf16*)out)[grid.in()] = bf16{0};
+      C::end_row(out, grid.in());
       for_pixel_rows(grid, images, row + r, [&](const T* pixels, int64_t offset) {
-        if constexpr (Pairs) {
+        if constexpr (C::pairs) {
           memcpy((T*)out + offset, pixels, grid.patch_width * sizeof(T));
           return;
         }
@@ -50,7 +50,7 @@ static void patch_embed_as(const Runtime& rt, const PatchEmbedArgs& a) {
   PaddedVectors vectors(rt, kVectors, 1, out);
   Epilogue<T> e{(T*)a.y, out};
   e.bias = vectors.add((const T*)a.bias, out);
-  multiply_all<C::dot>(rt, PatchRows<T, C::pairs>{a.grid, (const T*)a.images}, a.grid.rows(), b, out, C::steps(in), e);
+  multiply_all<C::dot>(rt, PatchRows<C, T>{a.grid, (const T*)a.images}, a.grid.rows(), b, out, C::steps(in), e);
 }
 static void patch_embed(const Runtime& rt, const PatchEmbedArgs& a) {
   with_type(a.type, [&](auto t) { patch_embed_as<decltype(t)>(rt, a); });
@@ -69,7 +69,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
   }
   if (a.dweight || a.dbias)
     weight_gradient(rt, rows, out, in, z, stride,
-                    [&](int64_t, int64_t) { return PatchRows<T, false>{a.grid, (const T*)a.images}; }, true,
+                    [&](int64_t, int64_t) { return PatchRows<Compute<float>, T>{a.grid, (const T*)a.images}; }, true,
                     false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);

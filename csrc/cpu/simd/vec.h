@@ -77,6 +77,10 @@ VK_INLINE vf load(const bf16* p) {
 }
 VK_INLINE void store(float* p, vf x) { *(vf_unaligned*)p = x; }
 VK_INLINE void store(bf16* p, vf x) {
+#if VITKERN_WIDTH == 16 && defined(__AVX512BF16__)
+  *(vh_unaligned*)p = (vh)_mm512_cvtneps_pbh((__m512)x);  // makes zeros of denormals
+  return;
+#endif
   vu u = (vu)x;
   // Round to nearest even; a NaN stays one.
   vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16, quiet = (u >> 16) | 0x40;

@@ -1,0 +1,106 @@
+// A square of C that tile registers made (see tiles.h), on its way through the epilogue.
+#pragma once
+#include "epilogue.h"
+#include "operand.h"
+
+namespace vitkern::VITKERN_ISA {
+
+constexpr int kSide = 16;  // rows of a tile register, and words of each
+constexpr int kTileRows = 2 * kSide, kTileColumns = 2 * kSide;  // of a square
+
+// What int8 products need beside the integers, as in TileEpilogue.
+struct Steps {
+  const float* scale;
+  const int32_t* sums;
+  const float* rows;  // `stride` apart
+  int64_t stride;
+
+  __attribute__((always_inline)) vf to_float(vf integers, int row, int column) const {
+    const float* step = rows + row * stride;
+    int32_t zero;
+    memcpy(&zero, step + 1, 4);
+    const vi sum = (vi)integers - (vi)load((const float*)sums + column) * splat_int(zero);
+    return __builtin_convertvector(sum, vf) * (splat(*step) * load(scale + column));
+  }
+};
+
+// Rows [first, last) of a square: out = residual + gamma * F(c + bias), all columns of it. Instructions in
+// products' way cost what they take, so that there are as few as can be.
+template <Activation F, Dot D, bool Gamma, bool Residual, class T>
+static __attribute__((noinline)) void finish_whole(const Epilogue<T>& e, const Steps& steps, int64_t row, int64_t column,
+                                                   const float* c, int first, int last) {
+  const vf zeros = {};
+  const float *b = e.bias + column, *g = e.gamma + column;
+  const vf bias[2] = {e.bias ? load(b) : zeros, e.bias ? load(b + W) : zeros};
+  const vf gamma[2] = {Gamma ? load(g) : zeros, Gamma ? load(g + W) : zeros};
+  const int64_t stride = e.out_stride, residual_stride = e.residual_stride;
+  T* out = e.out + (row + first) * stride + column;
+  const T* residual = Residual ? e.residual + (row + first) * residual_stride + column : nullptr;
+  const Steps s = steps;  // its own copy: stores through T* cannot change it
+  for (int r = first; r < last; r++) {
+    VK_UNROLL
+    for (int j = 0; j < 2; j++) {
+      vf x = load(c + r * kTileColumns + j * W);
+      if constexpr (D == Dot::u8_s8) x = s.to_float(x, r, j * W);
+      x = activate(F, x + bias[j]);
+      if (Gamma) x = x * gamma[j];
+      if (Residual) x = x + load(residual + j * W);
+      store(out + j * W, x);
+    }
+    out += stride;
+    if (Residual) residual += residual_stride;
+  }
+}
+
+template <class T>
+using FinishWhole = void (*)(const Epilogue<T>&, const Steps&, int64_t, int64_t, const float*, int, int);
+
+// The function for this epilogue, or null where it is none of the common ones.
+template <Dot D, class T>
+static FinishWhole<T> whole_finisher(const Epilogue<T>& e) {
+  if (e.pre || e.product || e.derivative_at) return nullptr;
+  constexpr Activation kNone = Activation::none;
+  if (e.activation == kNone) {
+    if (e.gamma) return e.residual ? finish_whole<kNone, D, true, true, T> : finish_whole<kNone, D, true, false, T>;
+    return e.residual ? finish_whole<kNone, D, false, true, T> : finish_whole<kNone, D, false, false, T>;
+  }
+  if (e.gamma || e.residual) return nullptr;
+  FinishWhole<T> chosen = nullptr;
+  with_activation(e.activation, [&](auto f) { chosen = finish_whole<decltype(f)::value, D, false, false, T>; });
+  return chosen;
+}
+
+template <Dot D, class T>
+struct Square {
+  const Epilogue<T>* epilogue;
+  FinishWhole<T> whole;
+  Steps steps;
+  float* c;
+  int64_t row, column;
+  int rows, live, columns;  // `live` columns are in C, `columns` in the panel
+  int done = 0;
+
+  // Some more rows.
+  __attribute__((always_inline)) void finish(int more) {
+    if (done >= rows) return;
+    const int first = done;
+    done = smaller(done + more, rows);
+    if (whole && live == kTileColumns) whole(*epilogue, steps, row, column, c, first, done);
+    else finish_any(first, done);
+  }
+
+ private:
+  __attribute__((noinline)) void finish_any(int first, int last) const {
+    float* tile = c + first * kTileColumns;
+    if constexpr (D == Dot::u8_s8) {
+      for (int r = first; r < last; r++)
+        for (int j = 0; j < columns; j += W) {
+          float* p = c + r * kTileColumns + j;
+          store(p, steps.to_float(load(p), r, j));
+        }
+    }
+    finish_tile(*epilogue, row + first, last - first, column, live, tile, kTileColumns);
+  }
+};
+
+}  // namespace vitkern::VITKERN_ISA

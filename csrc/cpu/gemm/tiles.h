@@ -1,0 +1,150 @@
+// Products in AMX's tile registers: 32 rows by 32 columns of C at a time, over all of K. While one such
+// square is multiplied, the one before it goes through the epilogue, which the vector units do.
+#pragma once
+#include "tile_epilogue.h"
+
+namespace vitkern::VITKERN_ISA {
+
+#if VITKERN_AMX
+static_assert(W == kSide && kPanel<Dot::u8_s8> == kTileColumns && kStepsAtOnce<Dot::u8_s8> == kSide);
+
+// The calling thread's tile registers, all of 16 rows: 0 to 3 are C, 4 and 5 A, 6 and 7 B. They are released
+// after every block: other libraries on the thread shape them for themselves. (No destructor does it: that needs
+// symbols which other files have too.) Shaping takes as long as 13 products, so that rows which fill no tile are
+// not worth a shape of their own.
+VK_INLINE void shape_registers() {
+  alignas(64) static const struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } shape = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+  asm volatile("ldtilecfg %0" ::"m"(shape));
+}
+VK_INLINE void release_registers() { asm volatile("tilerelease"); }
+
+// By name of the registers, as instructions need them.
+#define VK_TILE_ZERO(t) asm volatile("tilezero %%tmm" #t ::)
+#define VK_TILE_LOAD(t, from, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(from), "r"((int64_t)(stride)) : "memory")
+#define VK_TILE_STORE(t, to, stride) \
+  asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(to), "r"((int64_t)(stride)) : "memory")
+#define VK_TILE_DOT(c, a, b)                                                                                 \
+  do {                                                                                                       \
+    if constexpr (D == Dot::u8_s8) asm volatile("tdpbusd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::);            \
+    else asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::);                                    \
+  } while (false)
+
+#define VK_ALWAYS __attribute__((always_inline))
+
+// c (kTileColumns words a row) = A * B for `High` tiles of rows, at `upper` and `lower`, and `Wide` of columns;
+// calls `meanwhile` with every 16 steps of K.
+template <Dot D, int High, int Wide, class F>
+static void multiply_square(int64_t k, const float* upper, const float* lower, int64_t lda, const float* b, float* c,
+                            const F& meanwhile) {
+  VK_TILE_ZERO(0);
+  if constexpr (Wide == 2) VK_TILE_ZERO(1);
+  if constexpr (High == 2) VK_TILE_ZERO(2);
+  if constexpr (High == 2 && Wide == 2) VK_TILE_ZERO(3);
+  for (int64_t i = 0; i < k; i += kSide) {
+    VK_TILE_LOAD(4, upper + i, lda * 4);
+    VK_TILE_LOAD(6, b, Wide * 64);
+    if constexpr (Wide == 2) VK_TILE_LOAD(7, b + kSide, Wide * 64);
+    if constexpr (High == 2) VK_TILE_LOAD(5, lower + i, lda * 4);
+    VK_TILE_DOT(0, 4, 6);
+    if constexpr (Wide == 2) VK_TILE_DOT(1, 4, 7);
+    if constexpr (High == 2) VK_TILE_DOT(2, 5, 6);
+    if constexpr (High == 2 && Wide == 2) VK_TILE_DOT(3, 5, 7);
+    b += kSide * Wide * kSide;
+    meanwhile();
+  }
+  constexpr int64_t kRow = kTileColumns * 4;
+  VK_TILE_STORE(0, c, kRow);
+  if constexpr (Wide == 2) VK_TILE_STORE(1, c + kSide, kRow);
+  if constexpr (High == 2) VK_TILE_STORE(2, c + kSide * kTileColumns, kRow);
+  if constexpr (High == 2 && Wide == 2) VK_TILE_STORE(3, c + kSide * kTileColumns + kSide, kRow);
+}
+
+// Does nothing but products of what is in the registers; returns how many operations it did.
+template <Dot D>
+static double tile_flops(int64_t rounds) {
+  shape_registers();
+  for (int64_t i = 0; i < rounds; i++) {
+    VK_TILE_DOT(0, 4, 6);
+    VK_TILE_DOT(1, 4, 7);
+    VK_TILE_DOT(2, 5, 6);
+    VK_TILE_DOT(3, 5, 7);
+  }
+  release_registers();
+  constexpr int per_word = D == Dot::u8_s8 ? 4 : 2;
+  return (double)rounds * kTileRows * kTileColumns * kSide * per_word * 2;
+}
+#undef VK_TILE_ZERO
+#undef VK_TILE_LOAD
+#undef VK_TILE_STORE
+#undef VK_TILE_DOT
+
+// Lines of B that are asked for one after the other: into the second-level cache, as those of a first reading
+// come from far away. (Into the first, where no loads are to spare, costs a third of the speed.)
+struct LinesAhead {
+  const char *line, *end;
+  VK_ALWAYS void ask(int64_t lines) {
+    for (; lines > 0 && line < end; lines--, line += 64) __builtin_prefetch(line, 0, 2);
+  }
+};
+
+// Panels are taken by as many as this many bytes hold. They and those of the next turn stay in the second-level
+// cache for all rows, while 32 rows after the other stay in the first: so C is written along its rows.
+constexpr int64_t kPanelBytes = 256 << 10;
+
+// What multiply_block (see gemm.h) does, on tiles.
+template <Dot D, class T>
+static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                                    const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
+                                    const Epilogue<T>& epilogue) {
+  if (n <= 0) return;
+  constexpr int64_t kSquare = kTileRows * kTileColumns;
+  float* squares = (float*)rt.scratch(kPartial, (2 * kSquare + kSide * lda) * 4);
+  // Rows that fill no tile are copied to where others follow, of whatever values.
+  const int64_t whole = n / kSide * kSide;
+  float* rest = squares + 2 * kSquare;
+  for (int64_t r = whole; r < n; r++) memcpy(rest + (r - whole) * lda, a + r * lda, k * 4);
+
+  shape_registers();
+  Square<D, T> before{};  // has no rows
+  const int64_t turns = larger<int64_t>(1, k / kSide), groups = (n + kTileRows - 1) / kTileRows;
+  const int64_t panel_lines = turns * kSide * kTileColumns * 4 / 64;
+  const int64_t at_once = larger<int64_t>(1, kPanelBytes / (panel_lines * 64));
+  const FinishWhole<T> whole_square = whole_finisher<D>(epilogue);
+  const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
+  for (int64_t p0 = first, i = 0; p0 < last; p0 += at_once) {
+    const int64_t p1 = smaller(last, p0 + at_once), p2 = smaller(last, p1 + at_once);
+    const char* next = (const char*)panel<D>(b_side.panels, k, p1);
+    LinesAhead ahead{next, next + (p2 - p1) * panel_lines * 64};
+    const int64_t lines = (panel_lines + turns * groups - 1) / (turns * groups);
+    for (int64_t r = 0; r < n; r += kTileRows)
+      for (int64_t p = p0; p < p1; p++, i++) {
+        const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
+        const int rows = (int)smaller<int64_t>(kTileRows, n - r);
+        float* c = squares + i % 2 * kSquare;
+        auto meanwhile = [&]() VK_ALWAYS {
+          ahead.ask(lines);
+          before.finish(share);
+        };
+        const float *upper = r < whole ? a + r * lda : rest, *lower = r + kSide < whole ? a + (r + kSide) * lda : rest;
+        const auto multiply = rows > kSide ? width > kSide ? multiply_square<D, 2, 2, decltype(meanwhile)>
+                                                           : multiply_square<D, 2, 1, decltype(meanwhile)>
+                                           : width > kSide ? multiply_square<D, 1, 2, decltype(meanwhile)>
+                                                           : multiply_square<D, 1, 1, decltype(meanwhile)>;
+        multiply(k, upper, lower, lda, panel<D>(b_side.panels, k, p), c, meanwhile);
+        before.finish(kTileRows);
+        before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
+                  c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+      }
+  }
+  release_registers();
+  before.finish(kTileRows);
+}
+#undef VK_ALWAYS
+#endif
+
+}  // namespace vitkern::VITKERN_ISA
