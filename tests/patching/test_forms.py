@@ -397,7 +397,8 @@ def test_compiles_and_exports(name: str, kind: str, backend: str | None) -> None
             torch.testing.assert_close(program.module()(x), wanted, **CLOSE)
         for parameter in model.parameters():
             parameter.mul_(0.9)
-        torch.testing.assert_close(compiled(x), infer(reference(model, kind), x), rtol=0, atol=1e-3)
+        # 1.4e-3 with int8 on AVX-512: an integer that rounds the other way is a step off.
+        torch.testing.assert_close(compiled(x), infer(reference(model, kind), x), rtol=0, atol=2e-3)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")

@@ -7,6 +7,8 @@ runs every combination, which takes hours.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,17 +21,20 @@ pytestmark = pytest.mark.skipif(
     not availability.interpreted(), reason="make triton-check runs it, with TRITON_INTERPRET=1"
 )
 
-CASES = [
-    pytest.param(
-        op, case, harness.DTYPES[i % 3], harness.LAYOUTS[i // 3 % 3],
-        id=f"{op}-{case.name}-{harness.short(harness.DTYPES[i % 3])}-{harness.LAYOUTS[i // 3 % 3]}",
-    )
-    for op in harness.OPS
-    for i, case in enumerate(harness.cases(op, "tail", "edge"))
-]  # fmt: skip
+
+def _params() -> Iterator[Any]:
+    for op in harness.OPS:
+        for i, case in enumerate(harness.cases(op, "tail", "edge")):
+            dtype, layout = harness.DTYPES[i % 3], harness.LAYOUTS[i // 3 % 3]
+            if op == "window_attention" and math.prod(case.window) > 32 and case.head_dim > 8:
+                # The small blocks of float32 take the interpreter minutes there. (81 positions in
+                # float32 are among the cases with one head, which are fast.)
+                dtype = dtype if case.heads == 1 else harness.DTYPES[1 + i % 2]
+            name = f"{op}-{case.name}-{harness.short(dtype)}-{layout}"
+            yield pytest.param(op, case, dtype, layout, id=name)
 
 
-@pytest.mark.parametrize("op, case, dtype, layout", CASES)
+@pytest.mark.parametrize("op, case, dtype, layout", _params())
 def test_outputs_and_gradients(op: str, case: Any, dtype: torch.dtype, layout: str) -> None:
     call = harness.make(op, case, dtype)
     harness.check(op, "triton", call, grad=True, layout=layout)

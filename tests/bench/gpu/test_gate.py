@@ -29,7 +29,7 @@ GOOD = Compiled(
 @pytest.mark.parametrize(
     "change, fault",
     [
-        ({"spills": 2}, "spills registers (2 instructions)"),
+        ({"spills": 9}, "spills registers (9 instructions)"),
         ({"shared": 232449}, "needs 232449 bytes of shared memory; NVIDIA H100 SXM has 232448"),
         ({"matrix": {}}, "has no matrix instruction"),
     ],
@@ -135,5 +135,5 @@ def test_spills_are_seen() -> None:
     one = config(1, 1, BLOCK_R=1)
     assert one not in launch.candidates
     made = compile_launch(launch, one, ARCHITECTURES[MAIN], "bfloat16")
-    assert made.spills > 0
+    assert made.spills > gate.SPILLS
     assert gate.faults(made)

@@ -29,6 +29,12 @@ from vitkern.bench.gpu.compile import Compiled, compile_launch, signature
 from vitkern.bench.gpu.launches import DTYPES, Source, of_models
 from vitkern.ops._triton.kernel import Config
 
+SPILLS = 8
+"""Instructions for spilled registers that are let pass: what ptxas leaves where it is near 255.
+
+The table counts every kernel that has any. They come and go with its heuristics: a smaller tile
+mends one on one architecture and makes one on another.
+"""
 SLACK = 1.1
 """How far registers and shared memory may grow beyond the limits file."""
 
@@ -114,7 +120,7 @@ def faults(one: Compiled) -> list[str]:
     """
     found = []
     architecture = ARCHITECTURES[one.architecture]
-    if one.spills and architecture.backend == "cuda":
+    if one.spills > SPILLS and architecture.backend == "cuda":
         found.append(f"spills registers ({one.spills} instructions)")
     if one.shared > architecture.bounds.shared:
         found.append(

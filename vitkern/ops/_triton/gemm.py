@@ -26,9 +26,9 @@ STEP = 64
 """The largest BLOCK_K; every one divides it, and parts of a split K are multiples of it."""
 
 # Classes of products, by the rows and the number of tiles.
-VECTOR, FEW, SMALL, LARGE = range(4)
+VECTOR, FEW, SMALL, LARGE, WIDE = range(5)
 # Rows of C that share a row of column sums: every BLOCK_M of the class is a multiple.
-_SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64}
+_SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64, WIDE: 64}
 
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages.
 _TENSOR_CORE_TILES = {
@@ -43,6 +43,10 @@ _TENSOR_CORE_TILES = {
         (64, 128, 64, 8, 3), (64, 64, 32, 4, 5),
     ),
 }  # fmt: skip
+# Where products are so fast that L2 bounds a tile of 128 x 128, the wider one comes first.
+_TENSOR_CORE_TILES[WIDE] = (
+    _TENSOR_CORE_TILES[LARGE][1], _TENSOR_CORE_TILES[LARGE][0], *_TENSOR_CORE_TILES[LARGE][2:],
+)  # fmt: skip
 # Float32 without tensor cores: a thread has rows of A and columns of B in registers.
 _FMA_TILES = {
     VECTOR: ((16, 64, 32, 4, 3), (16, 128, 16, 4, 3)),
@@ -50,6 +54,7 @@ _FMA_TILES = {
     SMALL: ((64, 64, 16, 8, 3), (32, 64, 16, 4, 3), (128, 64, 16, 8, 3)),
     LARGE: ((128, 64, 16, 8, 3), (128, 128, 16, 8, 3), (64, 64, 16, 8, 3)),
 }
+_FMA_TILES[WIDE] = _FMA_TILES[LARGE]
 
 
 def tensor_cores(constants: Mapping[str, Any], itemsize: int) -> bool:
@@ -158,8 +163,11 @@ def class_of(m: int, n: int, device: torch.device) -> int:
         return VECTOR
     if m <= 32:
         return FEW
-    tiles = cdiv(m, 128) * cdiv(n, 128)
-    return LARGE if tiles >= target(device).processors else SMALL
+    on, rows = target(device), cdiv(m, 128)
+    # With thread blocks' own matrix units (Hopper, data-centre Blackwell).
+    if on.capability[0] in (9, 10) and rows * cdiv(n, 256) >= on.processors:
+        return WIDE
+    return LARGE if rows * cdiv(n, 128) >= on.processors else SMALL
 
 
 @dataclass(frozen=True)
