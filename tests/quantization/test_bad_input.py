@@ -113,7 +113,7 @@ def test_data(kind: str, patched: bool) -> None:
         ({"keep": ["*"]}, vitkern.CannotQuantize, "nothing to quantize: keep has all of them"),
         ({"backend": "cpuu"}, vitkern.UnknownBackend, "did you mean 'cpu'"),
         ({"backend": 3}, TypeError, "string or None"),
-        ({"backend": "triton"}, ValueError, "triton"),
+        ({"backend": "onednn"}, ValueError, "onednn"),
     ],
 )
 def test_options(options: dict[str, Any], error: Error, message: str) -> None:
