@@ -34,7 +34,10 @@ def _params() -> Iterator[Any]:
             yield pytest.param(op, case, dtype, layout, id=name)
 
 
-@pytest.mark.parametrize("op, case, dtype, layout", [*_params()] if availability.interpreted() else [])
+CASES = [*_params()] if availability.interpreted() else []
+
+
+@pytest.mark.parametrize("op, case, dtype, layout", CASES)
 def test_outputs_and_gradients(op: str, case: Any, dtype: torch.dtype, layout: str) -> None:
     call = harness.make(op, case, dtype)
     harness.check(op, "triton", call, grad=True, layout=layout)
