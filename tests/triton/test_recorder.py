@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 
 import pytest
 import torch
 
 from vitkern import ops
+from vitkern.bench.gpu.launches import of_models
+from vitkern.bench.gpu.launches import ops as triton_ops
 from vitkern.dispatch import OPERATORS, UnsupportedInput
+from vitkern.ops._triton import availability
 from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config, fits, pow2
 from vitkern.ops._triton.recorder import Launch, record, recording
 from vitkern.ops._triton.targets import TARGETS
@@ -100,24 +104,16 @@ def test_names_of_configurations_tell_them_apart() -> None:
 
 def test_every_triton_kernel_has_few_configurations() -> None:
     """Each is compiled and timed at the first call that is tuned."""
-    from vitkern.bench.gpu.launches import of_models
-
     for source in of_models(TARGETS["h100"], [torch.bfloat16]):
         assert 1 <= len(source.launch.candidates) <= 12, source.launch.kernel.name
         names = [one.name for one in source.launch.candidates]
         assert len(set(names)) == len(names), source.launch.kernel.name
 
 
-@pytest.mark.parametrize("op", sorted(OPERATORS))
+@pytest.mark.parametrize("op", triton_ops())
 def test_a_machine_without_triton_is_told_so(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitkern.ops._triton import availability
-
-    if "triton" not in OPERATORS[op].backends:
-        pytest.skip("a composed op")
     monkeypatch.setattr(availability, "missing", lambda: "Triton cannot be imported: no")
     backend = OPERATORS[op].backends["triton"]
-    import importlib
-
     cases = importlib.import_module(f"vitkern.ops.{op}.cases")
     call = cases.make(cases.CASES[0], torch.float32, "meta")
     assert backend.supports(call) == ["Triton cannot be imported: no"]

@@ -14,7 +14,7 @@ _HEAD = """# Triton kernels, compiled
 Made by `make triton-limits`, with Triton {triton}. For each kernel and dtype: the hardest launch
 that its op's model cases make, in bfloat16 over all its configurations ({main}), otherwise with the
 first one. *Registers* are a thread's, *shared* is a program's, in KB; *matrix* says which matrix
-instructions are in the code. *Spill* counts kernels that spill any register: on NVIDIA's at most 8
+instructions are in the code. *Spill* counts kernels that spill any register: on NVIDIA's at most 2
 instructions of a kernel may; on AMD's, which the backend refuses, any number. Compiled and
 interpreted, **not run** on these GPUs, unless a result file of the card under `benchmarks/results/`
 says so.
