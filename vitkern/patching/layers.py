@@ -94,7 +94,7 @@ class PatchEmbed(Adapter):
             return swap.original(module, x)
         y = ops.patch_embed(x, weight, m["proj"]._parameters["bias"], backend=swap.backend)
         if not module.flatten:
-            y = y.reshape(x.shape[0], height // rows, width // columns, -1)
+            y = y.reshape(x.shape[0], height // rows, width // columns, weight.shape[0])
         if type(m["norm"]) is not nn.Identity:
             y = compute.layer_norm(m["norm"], y, swap.backend)
         return y

@@ -78,14 +78,15 @@ VK_INLINE void activate_tile(Activation f, const float* tile, int64_t stride, in
   with_activation(f, [&](auto a) { activate_as<decltype(a)::value>(tile, stride, rows, vectors, e); });
 }
 
-// Asks for the lines that `finish_tile` will write and read, while the tile is being computed: they
-// lie a row apart, where no hardware prefetcher looks.
+// What the epilogue will write and read of a tile: it lies a row apart, where no hardware prefetcher looks.
+// All of it: with the first line of three alone a product over K = 96 reaches 0.78 of the peak on Zen 4, not
+// 0.88.
 template <class T>
-VK_INLINE void prefetch_tile(const Epilogue<T>& e, int64_t row, int rows, int64_t column) {
-  for (int r = 0; r < rows; r++) {
-    __builtin_prefetch(e.out + (row + r) * e.out_stride + column, 1, 3);
-    if (e.residual) __builtin_prefetch(e.residual + (row + r) * e.residual_stride + column, 0, 3);
-  }
+VK_INLINE Lines lines_of(const Epilogue<T>& e, int64_t row, int64_t column) {
+  constexpr int64_t kSize = sizeof(T);
+  return {(const char*)(e.out + row * e.out_stride + column),
+          e.residual ? (const char*)(e.residual + row * e.residual_stride + column) : nullptr, e.out_stride * kSize,
+          e.residual_stride * kSize, NR * (int)kSize};
 }
 
 // `Whole`: the columns are whole vectors.

@@ -17,9 +17,9 @@ VK_INLINE int64_t block_rows(int64_t k) {
 }
 // With no more rows than this, much of the time goes into reading B from memory for the first time.
 constexpr int64_t kFewRows = 1024;
-// So blocks are longer then, and each reads all of B once.
+// So blocks are longer then, and each reads all of B once. Processors with wider vectors have larger caches.
 template <Dot D>
-constexpr int64_t kFewRowsBlock = kOnTiles<D> ? 256 : 128;
+constexpr int64_t kFewRowsBlock = kOnTiles<D> ? 256 : W == 16 ? 200 : 128;
 template <Dot D = Dot::f32>
 VK_INLINE int64_t blocks_of(int64_t rows, int64_t k) {
   const int64_t block = rows <= kFewRows ? kFewRowsBlock<D> : block_rows<D>(k);
@@ -61,7 +61,7 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
       const int64_t slice = (kn * width * 4 / tiles.count + 63) / 64 * 64;
       for (int64_t t = 0, r = 0; t < tiles.count; t++) {
         const int m = tiles.size(t);
-        if (final) prefetch_tile(epilogue, row + r, m, column);
+        const Lines lines = lines_of(epilogue, row + r, column);
         if (cold)
           for (int64_t i = 0; i < slice; i += 64) __builtin_prefetch(next + t * slice + i, 0, 2);
         float* c = pieces > 1 ? sums + r * NR : sums;
@@ -76,10 +76,10 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
           back.sums = b_side.sums + column;
           back.rows = a + (r + 1) * lda - 2;
           tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
-                                                           final ? &back : nullptr);
+                                                           final ? &back : nullptr, final ? &lines : nullptr);
         } else {
           tile_function<ALayout::row_major, D>(m, vectors)(kn, a + r * lda + k0, lda, b, c, NR, k0 > 0,
-                                                           in_registers ? &e : nullptr);
+                                                           in_registers ? &e : nullptr, final ? &lines : nullptr);
         }
         if (easy && !in_registers) activate_tile(epilogue.activation, c, NR, m, vectors, e);
         else if (final && !easy) finish_tile(epilogue, row + r, m, column, live, c, NR);

@@ -13,33 +13,64 @@ static void add_columns(const float* z, int64_t stride, int64_t rows, int64_t co
     for (; c + W <= columns; c += W) {
       vf s = {};
       for (int64_t r = r0; r < r1; r++) s = s + load(z + r * stride + c);
-      for (int i = 0; i < W; i++) totals[c + i] += s[i];
+      typedef double vd __attribute__((vector_size(W * 8), aligned(8), may_alias));
+      *(vd*)(totals + c) += __builtin_convertvector(s, vd);
     }
     for (; c < columns; c++)
       for (int64_t r = r0; r < r1; r++) totals[c] += z[r * stride + c];
   }
 }
 
-// Rows^T in tiles of up to MR columns, each k by k, as `tile` reads a transposed A.
-VK_INLINE void pack_tiles(const float* rows, int64_t stride, int64_t n, const RowTiles& tiles, float* out) {
-  for (int64_t t = 0, c = 0; t < tiles.count; c += tiles.size(t), t++) {
-    const int m = tiles.size(t);
-    float* to = out + c * n;
-    if (m == MR)
-      for (int64_t r = 0; r < n; r++) memcpy(to + r * MR, rows + r * stride + c, MR * 4);
-    else
-      for (int64_t r = 0; r < n; r++)
-        for (int i = 0; i < m; i++) to[r * m + i] = rows[r * stride + c + i];
+// Rows^T in tiles of up to MR columns, as `tile` reads a transposed A.
+struct TransposedRows {
+  const float* data;
+  int64_t stride;  // 0: packed, a tile after the other
+
+  const float* tile(int64_t n, int64_t column) const { return data + (stride ? column : column * n); }
+  int64_t lda(int columns) const { return stride ? stride : columns; }
+};
+// Rows a page apart share cache sets, and short tiles use little of each line.
+VK_INLINE bool in_place(int64_t stride) { return W == 16 ? stride % 1024 != 0 : stride <= 576; }
+
+// n rows as they are, or packed into `out`, where that pays. A row after the other is packed: the same few
+// columns of many rows would lie in few sets of the cache.
+VK_INLINE TransposedRows transposed_rows(const float* rows, int64_t stride, int64_t n, const RowTiles& tiles,
+                                         float* out) {
+  if (in_place(stride)) return {rows, stride};
+  const int64_t whole = tiles.base == MR ? tiles.count : tiles.base + 1 == MR ? tiles.longer : 0;
+  for (int64_t r = 0; r < n; r++) {
+    const float* from = rows + r * stride;
+    float* to = out;
+    for (int64_t t = 0; t < tiles.count; t++) {
+      const int m = t < whole ? MR : tiles.size(t);
+      if (m == MR) memcpy(to + r * MR, from, MR * 4);
+      else
+        for (int i = 0; i < m; i++) to[r * m + i] = from[i];
+      from += m, to += m * n;
+    }
   }
+  return {out, 0};
 }
 
-// c = (accumulate ? c : 0) + tiles^T panel: as many rows as the tiles have columns, `width` columns, and
-// sums over n.
-VK_INLINE void multiply_tiles(const RowTiles& tiles, const float* packed, int64_t n, const float* panel, int64_t width,
-                              float* c, int64_t ldc, bool accumulate) {
-  for (int64_t t = 0, r = 0; t < tiles.count; r += tiles.size(t), t++)
-    tile_function<ALayout::transposed>(tiles.size(t), (int)(width / W))(n, packed + r * n, tiles.size(t), panel,
-                                                                        c + r * ldc, ldc, accumulate);
+// Rows that the next panel will be made of, which are asked for while one is multiplied.
+struct NextRows {
+  const float* data = nullptr;  // null: none
+  int64_t stride = 0;
+};
+
+// c = (accumulate ? c : 0) + a^T panel: as many rows as the tiles have columns, `width` columns, and sums over
+// n.
+VK_INLINE void multiply_tiles(const RowTiles& tiles, const TransposedRows& a, int64_t n, const float* panel,
+                              int64_t width, float* c, int64_t ldc, bool accumulate, const NextRows& next = {}) {
+  int64_t asked = 0;
+  for (int64_t t = 0, r = 0; t < tiles.count; r += tiles.size(t), t++) {
+    const int m = tiles.size(t);
+    const Lines lines{(const char*)(next.data + asked * next.stride), nullptr, next.stride * 4, 0, NR * 4};
+    const bool ask = next.data && asked + m <= n;
+    tile_function<ALayout::transposed>(m, (int)(width / W))(n, a.tile(n, r), a.lda(m), panel, c + r * ldc, ldc,
+                                                            accumulate, nullptr, ask ? &lines : nullptr);
+    asked += m;
+  }
 }
 
 // How a weight's gradient is cut into tasks: blocks of the weight and, where these are few, slices of
@@ -97,12 +128,13 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
       const float* zr = z + r0 * z_stride + o0;
       if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias_sums);
       if (!dweight) continue;
-      pack_tiles(zr, z_stride, n, tiles, zt);
+      const TransposedRows a = transposed_rows(zr, z_stride, n, tiles, zt);
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
       for (int64_t p = 0; p < panels_of(in_n); p++) {
         pack_panel_kn(xr, ldx, in_n, n, p, b, map);
-        multiply_tiles(tiles, zt, n, b, panel_width(in_n, p), sums + p * NR, lds, r0 > begin);
+        const NextRows next{p + 1 < panels_of(in_n) ? xr + (p + 1) * NR : nullptr, ldx};
+        multiply_tiles(tiles, a, n, b, panel_width(in_n, p), sums + p * NR, lds, r0 > begin, next);
       }
     }
   });

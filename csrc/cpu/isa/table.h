@@ -12,6 +12,7 @@
 #include "../kernels/peak.h"
 #include "../kernels/window_attention.h"
 #include "../kernels/window_backward.h"
+#include "../kernels/window_block.h"
 
 #define VK_STRING_(x) #x
 #define VK_STRING(x) VK_STRING_(x)

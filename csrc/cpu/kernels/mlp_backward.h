@@ -108,11 +108,12 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
       const int64_t row = begin + (end - begin) * b / blocks, n = begin + (end - begin) * (b + 1) / blocks - row;
       scale_rows<T>(n, out, dy + row * out, gamma, nullptr, Activation::none, z, ldz);
       if (a.dbias2) add_columns(z, ldz, n, out, dbias2);
-      if (a.dweight2) pack_tiles(z, ldz, n, out_tiles, zt);
+      TransposedRows by_out{}, by_in{};
+      if (a.dweight2) by_out = transposed_rows(z, ldz, n, out_tiles, zt);
       if (a.dweight1) {
         int64_t ldx;
         const float* rows = PlainRows<T>{x, a.x_stride, in}.block(row, n, xr, &ldx);
-        pack_tiles(rows, ldx, n, in_tiles, xt);
+        by_in = transposed_rows(rows, ldx, n, in_tiles, xt);
       }
       for (int64_t p = 0; p < panels_of(hidden); p++) {
         const int64_t width = panel_width(hidden, p), column = p * NR, live = smaller(width, hidden - column);
@@ -122,8 +123,8 @@ static void mlp_backward_slices(const Runtime& rt, const MlpBackwardArgs& a, con
           const auto apply = live == NR ? activation_and_slope<kF, true, T> : activation_and_slope<kF, false, T>;
           apply(pre + row * hidden + column, hidden, n, width, live, dpre + column, ldh, dpanel, active);
         });
-        if (a.dweight1) multiply_tiles(in_tiles, xt, n, dpanel, width, panel(sums1, in, p), width, b > 0);
-        if (a.dweight2) multiply_tiles(out_tiles, zt, n, active, width, panel(sums2, out, p), width, b > 0);
+        if (a.dweight1) multiply_tiles(in_tiles, by_in, n, dpanel, width, panel(sums1, in, p), width, b > 0);
+        if (a.dweight2) multiply_tiles(out_tiles, by_out, n, active, width, panel(sums2, out, p), width, b > 0);
       }
       if (a.dbias1) add_columns(dpre, ldh, n, hidden, dbias1);
       if (a.dx)

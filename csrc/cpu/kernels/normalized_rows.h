@@ -96,4 +96,18 @@ static void multiply_rows(const Runtime& rt, const T* x, int64_t stride, int64_t
   });
 }
 
+// Rows [row, row + rows) of the source times b, through the epilogue, whose first row is `to`; on this thread.
+template <class C, class Source, class T>
+static void multiply_run(const Runtime& rt, const Source& source, int64_t row, int64_t rows, const Operand& b,
+                         int64_t columns, int64_t k, const Epilogue<T>& epilogue, int64_t to) {
+  const int64_t steps = C::steps(k), blocks = blocks_of<C::dot>(rows, steps);
+  for (int64_t i = 0; i < blocks; i++) {
+    const int64_t r = block_start<C::dot>(rows, i, blocks), n = block_start<C::dot>(rows, i + 1, blocks) - r;
+    int64_t lda;
+    float* buffer = (float*)rt.scratch(kRowsA, (n + 5) * padded_stride(steps + 2) * 4);
+    const float* a = source.block(row + r, n, buffer, &lda);
+    multiply_block<C::dot>(rt, a, lda, to + r, n, b, columns, steps, 0, panels_of<C::dot>(columns), epilogue);
+  }
+}
+
 }  // namespace vitkern::VITKERN_ISA

@@ -115,46 +115,81 @@ struct WindowGrid {
   }
 };
 
+// The part of the map that a buffer holds: positions from `start` on, and behind them, `before` places further
+// than they lie in the map, some that come before these. By default all of the map.
+struct MapPart {
+  int64_t start = 0, before = 0;
+  VK_INLINE int64_t local(int64_t at, int64_t start, int64_t before) {
+    return at < 0 ? at : at >= start ? at - start : at + before;
+  }
+  void localize(int64_t* at, int64_t n) const {
+    for (int64_t i = 0; start > 0 && i < n; i++) at[i] = local(at[i], start, before);
+  }
+};
+
+// The zeros that stand for q, k and v of padded positions, where nothing else does.
+template <class T>
+static const T* padding_of(const Runtime& rt, const WindowAttentionArgs& a, Slot slot) {
+  if (a.pad) return (const T*)a.pad;
+  const int64_t bytes = 3 * a.heads * a.head_dim * sizeof(T);
+  void* zeros = rt.scratch(slot, bytes);
+  memset(zeros, 0, bytes);
+  return (const T*)zeros;
+}
+
+// Some heads of windows [task.first, task.last), from a.qkv to a.out, which hold that part of the map.
 template <int D, class T>
+static void attend_windows(const Runtime& rt, const WindowAttentionArgs& a, const Windows& w, const PairBias& bias,
+                           const T* padding, const WindowGrid::Task& task, const MapPart& part) {
+  const int64_t n = w.positions(), d = a.head_dim, channels = a.heads * d;
+  WindowBuffers<T> b(rt, n, d);
+  T* dropped = (T*)rt.scratch(kPartial, channels * sizeof(T));  // results of padded positions
+  for (int64_t window = task.first; window < task.last; window++) {
+    w.positions_of(window, b.at);
+    part.localize(b.at, n);
+    rows_of(b.at, n, (T*)a.out, channels, dropped, b.out);
+    rows_of(b.at, n, (const T*)a.qkv, 3 * channels, padding, b.rows);
+    const bool more = window + 1 < task.last;
+    if (more) {
+      w.positions_of(window + 1, b.at);
+      part.localize(b.at, n);
+      rows_of(b.at, n, (const T*)a.qkv, 3 * channels, padding, b.next);
+    }
+    for (int64_t head = task.first_head; head < task.last_head; head++) {
+      const bool same = head + 1 < task.last_head;
+      const T* const* next = same ? b.rows : more ? b.next : nullptr;
+      attend_window<D>(a, b, n, head, bias, w.kind_of(window), next, same ? head + 1 : task.first_head,
+                       a.lse ? a.lse + (window * a.heads + head) * n : nullptr);
+    }
+  }
+}
+
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+// Calls f with head_dim as a constant, where that is worth it, or with 0.
+template <class F>
+VK_INLINE void with_head_dim(int64_t head_dim, const F& f) {
+  if (head_dim == 32) f(Constant<32>());  // all Swins
+  else f(Constant<0>());
+}
+
+template <class T>
 static void window_attention_as(const Runtime& rt, const WindowAttentionArgs& a) {
   const Windows w(a);
-  const int64_t n = w.positions(), d = a.head_dim, channels = a.heads * d, windows = a.batch * w.per_image();
+  const int64_t windows = a.batch * w.per_image();
   if (windows == 0) return;
   const PairBias bias = pair_bias(rt, w, (const T*)a.bias_table, a.heads);
-  const T* padding = (const T*)a.pad;
-  if (!padding) {
-    T* zeros = (T*)rt.scratch(kVectors, 3 * channels * sizeof(T));
-    memset((void*)zeros, 0, 3 * channels * sizeof(T));
-    padding = zeros;
-  }
+  const T* padding = padding_of<T>(rt, a, kVectors);
   const WindowGrid grid(rt, windows, a.heads);
-  for_tasks(rt, grid.tasks(), [&](int64_t i) {
-    const WindowGrid::Task task = grid.task(i);
-    WindowBuffers<T> b(rt, n, d);
-    T* dropped = (T*)rt.scratch(kPartial, channels * sizeof(T));  // results of padded positions
-    for (int64_t window = task.first; window < task.last; window++) {
-      w.positions_of(window, b.at);
-      rows_of(b.at, n, (T*)a.out, channels, dropped, b.out);
-      rows_of(b.at, n, (const T*)a.qkv, 3 * channels, padding, b.rows);
-      const bool more = window + 1 < task.last;
-      if (more) {
-        w.positions_of(window + 1, b.at);
-        rows_of(b.at, n, (const T*)a.qkv, 3 * channels, padding, b.next);
-      }
-      for (int64_t head = task.first_head; head < task.last_head; head++) {
-        const bool same = head + 1 < task.last_head;
-        const T* const* next = same ? b.rows : more ? b.next : nullptr;
-        attend_window<D>(a, b, n, head, bias, w.kind_of(window), next, same ? head + 1 : task.first_head,
-                      a.lse ? a.lse + (window * a.heads + head) * n : nullptr);
-      }
-    }
+  with_head_dim(a.head_dim, [&](auto d) {
+    for_tasks(rt, grid.tasks(),
+              [&](int64_t i) { attend_windows<decltype(d)::value>(rt, a, w, bias, padding, grid.task(i), MapPart()); });
   });
 }
 static void window_attention(const Runtime& rt, const WindowAttentionArgs& a) {
-  with_type(a.type, [&](auto t) {
-    if (a.head_dim == 32) window_attention_as<32, decltype(t)>(rt, a);  // all Swins
-    else window_attention_as<0, decltype(t)>(rt, a);
-  });
+  with_type(a.type, [&](auto t) { window_attention_as<decltype(t)>(rt, a); });
 }
 
 }  // namespace vitkern::VITKERN_ISA

@@ -66,6 +66,7 @@ CASES: tuple[Case, ...] = (
     _small("edge", "wide-norm", 2, 23, 3, 11, gamma=True, wide_norm=True),
     _small("edge", "products-only", 2, 23, 2, 24, affine=False, bias=False),
     _small("edge", "large-eps", 2, 9, 2, 8, eps=0.5),
+    _small("edge", "some-images-a-task", 7, 30, 2, 16, gamma=True),
 )  # fmt: skip
 
 

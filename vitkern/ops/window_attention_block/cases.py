@@ -94,6 +94,8 @@ CASES: tuple[Case, ...] = (
     *_padded("ragged", (10, 17), (7, 7)),
     *_padded("ragged-shifted", (10, 17), (7, 7), shift=(3, 3), heads=3, gamma=True),
     *_padded("ragged-columns", (8, 11), (2, 5), shift=(1, 2), batch=1),
+    # Rows of windows that are long enough to be a task each on the CPU.
+    *_padded("long-rows", (11, 41), (4, 5), shift=(2, 2), head_dim=9),
 )  # fmt: skip
 
 
