@@ -6,15 +6,13 @@ so it uses the standard library only and imports nothing from the rest of vitker
 
 from . import parameters
 from .builder import (
-    BuildError,
-    BuildFailed,
-    BuildUnavailable,
     build_cpu_library,
     read_build_info,
     schemas_digest,
     write_build_info,
 )
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
+from .units import BuildError, BuildFailed, BuildUnavailable
 
 __all__ = [
     "BuildError",

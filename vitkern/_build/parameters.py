@@ -41,6 +41,8 @@ from dataclasses import dataclass
 __all__ = [
     "BASE_FLAGS",
     "BUILD_INFO_NAME",
+    "CUDA_BUILD_INFO_NAME",
+    "CUDA_LIBRARY_NAME",
     "EXTENSION_NAME",
     "HOST_FLAGS",
     "ISAS",
@@ -56,6 +58,8 @@ __all__ = [
 EXTENSION_NAME = "vitkern._C"
 LIBRARY_NAME = "_C.abi3.so"
 BUILD_INFO_NAME = "_C.build.json"
+CUDA_LIBRARY_NAME = "_cuda.so"
+CUDA_BUILD_INFO_NAME = "_cuda.build.json"
 
 MINIMUM_TORCH = (2, 10)
 """The oldest torch that the library serves; its stable ABI is the one compiled against."""
@@ -127,9 +131,7 @@ def isas_for(machine: str, *, test_isas: bool = True) -> tuple[Isa, ...]:
     """The instruction sets of an architecture (as ``platform.machine()`` names it)."""
     x86 = machine.lower() in ("x86_64", "amd64")
     return tuple(
-        isa
-        for isa in ISAS
-        if (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
+        isa for isa in ISAS if (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
     )
 
 

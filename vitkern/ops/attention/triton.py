@@ -10,9 +10,10 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
+from vitkern.ops._family import empty_unless
 from vitkern.ops._triton import availability
 from vitkern.ops._triton.kernel import cdiv, pow2
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import operator
 from vitkern.ops._triton.recorder import SCORE_INSTRUCTIONS, Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops._triton.targets import target_of

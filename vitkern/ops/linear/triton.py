@@ -7,8 +7,9 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._cpu import ACTIVATIONS
+from vitkern.ops._family import empty_unless
 from vitkern.ops._triton import availability, gemm, passes
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import operator
 from vitkern.ops.linear.call import LinearCall
 
 

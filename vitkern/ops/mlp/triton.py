@@ -7,9 +7,10 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._cpu import ACTIVATIONS
+from vitkern.ops._family import empty_unless
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import operator
 from vitkern.ops.mlp.call import MlpCall
 
 

@@ -9,10 +9,11 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
+from vitkern.ops._family import empty_unless
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue, Finish, Plan
 from vitkern.ops._triton.kernel import Kernel
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import operator
 from vitkern.ops._triton.recorder import Work
 from vitkern.ops.patch_embed.call import PatchEmbedCall
 

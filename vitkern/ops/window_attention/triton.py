@@ -10,8 +10,9 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
+from vitkern.ops._family import Outputs, empty_unless
 from vitkern.ops._triton import availability
-from vitkern.ops._triton.operator import Outputs, empty_unless, operator
+from vitkern.ops._triton.operator import operator
 from vitkern.ops.window_attention import triton_launches as launches
 from vitkern.ops.window_attention.call import WindowAttentionCall
 from vitkern.ops.window_attention.triton_launches import Windows, is_whole
