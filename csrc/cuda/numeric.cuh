@@ -118,6 +118,6 @@ __device__ __forceinline__ float block_sum(float value, Shared<float> scratch) {
   return sum;
 }
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace vitkern

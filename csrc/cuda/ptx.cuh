@@ -24,7 +24,7 @@ struct Tf32 {};
 
 template <class T>
 inline void copy_async(Shared<T> to, const void* from, bool wanted) {
-  emulation::copy_async(to, from, wanted);
+  emulation::emulate_copy_async(to, from, wanted);
 }
 inline void commit_copies() { emulation::commit_copies(); }
 template <int GROUPS>
@@ -34,11 +34,11 @@ inline void wait_for_copies() {
 
 template <class T>
 inline void load_matrices(unsigned (&r)[4], Shared<T> row) {
-  emulation::load_matrices(r, row, false);
+  emulation::emulate_load_matrices(r, row, false);
 }
 template <class T>
 inline void load_matrices_transposed(unsigned (&r)[4], Shared<T> row) {
-  emulation::load_matrices(r, row, true);
+  emulation::emulate_load_matrices(r, row, true);
 }
 
 template <class T>

@@ -23,7 +23,7 @@ T shuffle(unsigned mask, T value, const Source& source_of, const char* name) {
 }
 
 template <class T>
-void copy_async(Shared<T> to, const void* from, bool wanted) {
+void emulate_copy_async(Shared<T> to, const void* from, bool wanted) {
   const uint32_t offset = to.place(to.at, 16);
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("cp.async from an address not aligned");
   note_write(offset, 16);
@@ -61,7 +61,7 @@ inline void wait_for_copies(int groups) {
 }
 
 template <class T>
-void load_matrices(unsigned (&r)[4], Shared<T> row, bool transposed) {
+void emulate_load_matrices(unsigned (&r)[4], Shared<T> row, bool transposed) {
   struct Operand {
     uint32_t row;
     unsigned (*result)[4];

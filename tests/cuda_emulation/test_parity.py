@@ -68,6 +68,31 @@ def test_models(op: str, case: Any, dtype: torch.dtype) -> None:
     harness.check(op, "cuda_emulated", call, grad=False, poison=False)
 
 
+CARDS = {"few-processors": (1, False), "many-processors": (1000, False), "tf32": (3, True)}
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("op", [op for op in _ops() if op in ("linear", "mlp", "patch_embed")])
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=harness.short)
+def test_other_cards(op: str, card: str, dtype: torch.dtype) -> None:
+    """Large tiles, small ones, and float32 on tensor cores where the user lets them."""
+    from vitkern.testing import Card, emulation
+
+    case = next(
+        c for c in harness.cases(op, "model") if c.name in ("vit-ti-fc1", "vit-ti", "vit-ti16")
+    )
+    call, tf32 = harness.make(op, case, dtype), CARDS[card][1]
+    with emulation("shuffled", "deferred", card=Card(*CARDS[card])):
+        if not tf32 or dtype is not torch.float32:
+            harness.check(op, "cuda_emulated", call, grad=True, poison=False)
+            return
+        got = harness.evaluate(harness.runner(op, "cuda_emulated"), call, grad=False)["y0"]
+    truth = harness.evaluate(harness.reference(op), call, grad=False)["y0"]
+    error = (got - truth).abs().max().item()
+    # Two operands of ten bits a product, whose errors add up as random ones do.
+    assert 1e-5 < error < 2**-11 * 8
+
+
 def test_there_are_kernels() -> None:
     """Without them the tests above would be none."""
     assert _ops()

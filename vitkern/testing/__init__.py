@@ -17,9 +17,9 @@ import importlib
 
 import vitkern.ops  # noqa: F401 - registers the ops
 from vitkern.dispatch import OPERATORS
-from vitkern.testing.emulation import EMULATED, Counters, emulation
+from vitkern.testing.emulation import EMULATED, Card, Counters, emulation
 
-__all__ = ["EMULATED", "Counters", "emulation", "ops_with_kernels"]
+__all__ = ["EMULATED", "Card", "Counters", "emulation", "ops_with_kernels"]
 
 
 def ops_with_kernels() -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -101,29 +101,58 @@ def of_device(device: torch.device) -> list[str]:
     return [] if device.type == "cpu" else [f"a tensor on {device}; takes tensors on the CPU"]
 
 
+@dataclass
+class Card:
+    """The card that is emulated.
+
+    Attributes:
+        processors: few, so that small tensors are cut as large ones are.
+        tf32: whether products may round float32 to it.
+    """
+
+    processors: int = 3
+    tf32: bool = False
+
+
+CARD = Card()
+
+
 def kernels_of(path: Path, name: str) -> CudaKernels:
     """Other kernels than those of this source tree: a library, and a name for its operators."""
     library = EmulatedLibrary(path)
     family = Family(name, ("CPU",), lambda: None, automatic=False)
-    return CudaKernels(family, lambda: library, of_device, lambda _: PROCESSORS)
+    return _kernels(family, lambda: library)
 
 
-PROCESSORS = 3
-"""Of the card that is emulated: few, so that small tensors are cut as large ones are."""
+def _kernels(family: Family, load: Callable[[], CudaLibrary]) -> CudaKernels:
+    return CudaKernels(
+        family, load, of_device, lambda _: CARD.processors,
+        lambda operand: CARD.tf32 and operand.dtype is torch.float32,
+    )  # fmt: skip
 
-EMULATED = CudaKernels(
-    Family(NAME, ("CPU",), missing, automatic=False), load, of_device, lambda _: PROCESSORS
-)
+
+EMULATED = _kernels(Family(NAME, ("CPU",), missing, automatic=False), load)
 
 
 @contextmanager
 def emulation(
-    order: str = "forward", copies: str = "deferred", seed: int = 1, count_banks: bool = False
+    order: str = "forward",
+    copies: str = "deferred",
+    *,
+    seed: int = 1,
+    count_banks: bool = False,
+    card: Card | None = None,
 ) -> Iterator[EmulatedLibrary]:
-    """Run kernels so in the block; see :meth:`EmulatedLibrary.set`."""
-    library = load()
+    """Run kernels so in the block, in the whole process; see :meth:`EmulatedLibrary.set`."""
+    library, before = load(), replace(CARD)
     library.set(order, copies, seed, count_banks)
+    _become(card or before)
     try:
         yield library
     finally:
         library.set()
+        _become(before)
+
+
+def _become(card: Card) -> None:
+    CARD.processors, CARD.tf32 = card.processors, card.tf32

@@ -101,6 +101,13 @@ def _processors(index: int | None) -> int:
 missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 of_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
+
+def _tf32(operand: torch.Tensor) -> bool:
+    """Whether the user lets float32 products on CUDA take operands of ten bits."""
+    return operand.dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 DEVICE = CudaKernels(
-    Family("cuda", ("CUDA",), missing), load, of_device, lambda device: _processors(device.index)
-)
+    Family("cuda", ("CUDA",), missing), load, of_device,
+    lambda device: _processors(device.index), _tf32,
+)  # fmt: skip

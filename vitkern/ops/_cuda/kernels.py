@@ -25,6 +25,7 @@ class CudaKernels:
         load: the library; raises where ``family.missing()`` has a reason.
         of_device: reasons to refuse tensors on a device.
         processors: of a device: how many blocks run at the same time, at least.
+        tf32: whether float32 products of an operand may round it to ten bits.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class CudaKernels:
         load: Callable[[], CudaLibrary],
         of_device: Callable[[torch.device], list[str]],
         processors: Callable[[torch.device], int],
+        tf32: Callable[[torch.Tensor], bool],
     ) -> None:
-        self.family, self.processors = family, processors
+        self.family, self.processors, self.tf32 = family, processors, tf32
         self._load, self._of_device = load, of_device
         self.backend = family.backend
 
