@@ -47,34 +47,38 @@ class Family:
         self._library = torch.library.Library(self._namespace, "DEF")
 
     def operator(
-        self, name: str, allocate: Callable[..., Outputs], launch: Callable[..., None]
-    ) -> Callable[..., Outputs]:
+        self,
+        name: str,
+        allocate: Callable[..., torch.Tensor | Outputs],
+        launch: Callable[..., None],
+    ) -> Callable[..., Any]:
         """Register ``vitkern_<family>::name`` and return it.
 
         Args:
             name: of the operator, unique.
-            allocate: typed; gives the outputs, not yet computed, as a tuple. Its annotations are
-                the operator's schema.
-            launch: ``launch(outputs, *arguments)`` computes them: launches kernels on the current
-                stream, does not wait. It is not called where every output is empty.
+            allocate: typed; gives the outputs, not yet computed: a tensor, or a tuple of several.
+                Its annotations are the operator's schema.
+            launch: ``launch(outputs, *arguments)`` computes them, a tuple: launches kernels on the
+                current stream, does not wait. It is not called where every output is empty.
         """
         schema = torch.library.infer_schema(allocate, mutates_args=())
         self._library.define(name + schema)
         recording = self._recording
 
-        def run(*arguments: Any) -> Outputs:
-            outputs = allocate(*arguments)
+        def run(*arguments: Any) -> torch.Tensor | Outputs:
+            result = allocate(*arguments)
+            outputs = (result,) if isinstance(result, torch.Tensor) else result
             if any(output.numel() for output in outputs):
                 launch(outputs, *arguments)
-            return outputs
+            return result
 
-        def pretend(*arguments: Any) -> Outputs:
+        def pretend(*arguments: Any) -> torch.Tensor | Outputs:
             return run(*arguments) if recording() else allocate(*arguments)
 
         for key in self._keys:
             self._library.impl(name, run, key)
         torch.library.register_fake(f"{self._namespace}::{name}", pretend, lib=self._library)
-        found: Callable[..., Outputs] = getattr(getattr(torch.ops, self._namespace), name)
+        found: Callable[..., Any] = getattr(getattr(torch.ops, self._namespace), name)
         return found
 
     def backend(

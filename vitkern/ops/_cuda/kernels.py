@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -58,8 +59,8 @@ class CudaKernels:
     def operator(
         self,
         name: str,
-        allocate: Callable[..., _family.Outputs],
+        allocate: Callable[..., torch.Tensor | _family.Outputs],
         launch: Callable[..., None],
-    ) -> Callable[..., _family.Outputs]:
+    ) -> Callable[..., Any]:
         """As :meth:`Family.operator`; ``launch(kernels, outputs, *arguments)``."""
         return self.family.operator(name, allocate, functools.partial(launch, self))

@@ -15,9 +15,9 @@ from vitkern.ops.patch_embed.call import PatchEmbedCall
 
 def _allocate(
     images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor]:
+) -> torch.Tensor:
     patches = (images.shape[2] // weight.shape[2]) * (images.shape[3] // weight.shape[3])
-    return (images.new_empty((images.shape[0], patches, weight.shape[0])),)
+    return images.new_empty((images.shape[0], patches, weight.shape[0]))
 
 
 def _allocate_backward(
@@ -47,7 +47,7 @@ def backend(
 
     def forward(call: PatchEmbedCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
         """Keeps nothing: backward reads the images again."""
-        return run(call.images, call.weight, call.bias)[0], ()
+        return run(call.images, call.weight, call.bias), ()
 
     def backward(
         call: PatchEmbedCall,
