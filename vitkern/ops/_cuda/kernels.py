@@ -23,7 +23,7 @@ class CudaKernels:
 
     Args:
         family: the operators.
-        load: the library; raises where ``family.missing()`` has a reason.
+        library: the library; raises where ``family.missing()`` has a reason.
         of_device: reasons to refuse tensors on a device.
         processors: of a device: how many blocks run at the same time, at least.
         tf32: whether float32 products of an operand may round it to ten bits.
@@ -32,13 +32,13 @@ class CudaKernels:
     def __init__(
         self,
         family: Family,
-        load: Callable[[], CudaLibrary],
+        library: Callable[[], CudaLibrary],
         of_device: Callable[[torch.device], list[str]],
         processors: Callable[[torch.device], int],
         tf32: Callable[[torch.Tensor], bool],
     ) -> None:
         self.family, self.processors, self.tf32 = family, processors, tf32
-        self._load, self._of_device = load, of_device
+        self.library, self._of_device = library, of_device
         self.backend = family.backend
 
     def refusals(self, *tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
@@ -54,7 +54,7 @@ class CudaKernels:
         Raises:
             LaunchFailed: with the library's reason.
         """
-        self._load().run(entry, like.device, {**fields, "format": FORMATS[like.dtype]})
+        self.library().run(entry, like.device, {**fields, "format": FORMATS[like.dtype]})
 
     def operator(
         self,
