@@ -6,6 +6,8 @@
 //   dout(i)                            HeadRow, not there where out(i) is null
 //   store_dquery(i), store_dkey(j), store_dvalue(j)     where gradients go, or null
 //   drop_gradient(scores)              what dropout makes of the gradients of weights
+//   padded(j, part)                    where PADS: where the gradients of a padded position's key
+//                                      (part 0) and value (1) go in float32, or null
 #pragma once
 
 #include "attention_forward.cuh"
@@ -33,25 +35,31 @@ __device__ __forceinline__ float delta_of(const Space& space, const Pair& pair, 
   return i < space.queries ? space.delta[pair.statistic(i)] : 0.0f;
 }
 
-// delta: each row's sum of dout times out.
+// delta: each row's sum of dout times out. A thread sums in the order of a product of rows, so that
+// a row with one key, whose out is its value, gets a gradient of exactly zero in float32.
 template <class T, class Space>
 __global__ void __launch_bounds__(OWN_THREADS) attention_delta_kernel(const Space space) {
-  const int64_t blocks = ceil_div(space.queries, OWN);
+  const int64_t blocks = ceil_div(space.queries, OWN_THREADS);
   const auto pair = space.pair(blockIdx.x / blocks);
-  const int first = static_cast<int>(blockIdx.x % blocks) * OWN + warp_row();
-  const int lane = static_cast<int>(threadIdx.x) % WARP;
-  for (int i = first; i < min(first + 16, space.queries); ++i) {
-    const HeadRow<T> dout = pair.dout(i);
-    const T* out = pair.out(i);
-    float sum = 0.0f;
-    if (dout.there) {
-      for (int at = lane; at < space.head_dim; at += WARP) {
-        sum += to_float(dout.data[at]) * to_float(out[at]);
-      }
+  const int i = static_cast<int>(blockIdx.x % blocks) * OWN_THREADS + static_cast<int>(threadIdx.x);
+  if (i >= space.queries) return;
+  const HeadRow<T> dout = pair.dout(i);
+  const T* out = pair.out(i);
+  float sum = 0.0f;
+  if (dout.there && space.aligned) {
+    for (int at = 0; at < space.head_dim; at += FULL_PACK<T>) {
+      float left[FULL_PACK<T>], right[FULL_PACK<T>];
+      load(left, dout.data + at);
+      load(right, out + at);
+#pragma unroll
+      for (int e = 0; e < FULL_PACK<T>; ++e) sum = fmaf(left[e], right[e], sum);
     }
-    sum = warp_sum(sum);
-    if (lane == 0) space.delta[pair.statistic(i)] = sum;
+  } else if (dout.there) {
+    for (int at = 0; at < space.head_dim; ++at) {
+      sum = fmaf(to_float(dout.data[at]), to_float(out[at]), sum);
+    }
   }
+  space.delta[pair.statistic(i)] = sum;
 }
 
 // The gradients of scores (in `scores`) of own queries, from tiles of the four.
@@ -78,7 +86,7 @@ __device__ __forceinline__ void query_score_gradients(
 
 // dq of OWN queries, over the keys.
 template <class H, class Space>
-__global__ void __launch_bounds__(OWN_THREADS) attention_queries_kernel(const Space space) {
+__global__ void __launch_bounds__(OWN_THREADS, 2) attention_queries_kernel(const Space space) {
   using On = Backward<H>;
   using Memory = typename On::QueriesMemory;
   constexpr int OTHERS = On::OTHERS;
@@ -122,7 +130,7 @@ __global__ void __launch_bounds__(OWN_THREADS) attention_queries_kernel(const Sp
 
 // dk and dv of OWN keys, over the queries: tiles of scores have keys as rows.
 template <class H, class Space>
-__global__ void __launch_bounds__(OWN_THREADS) attention_keys_kernel(const Space space) {
+__global__ void __launch_bounds__(OWN_THREADS, 2) attention_keys_kernel(const Space space) {
   using On = Backward<H>;
   using Memory = typename On::KeysMemory;
   constexpr int OTHERS = On::OTHERS;
@@ -189,6 +197,10 @@ __global__ void __launch_bounds__(OWN_THREADS) attention_keys_kernel(const Space
   const float value_factor[2] = {pair.enlarge(), pair.enlarge()};
   store_rows<H>(dkeys, first, size, key_factor, [&](int j) { return pair.store_dkey(j); });
   store_rows<H>(dvalues, first, size, value_factor, [&](int j) { return pair.store_dvalue(j); });
+  if constexpr (Space::PADS) {
+    store_rows<H>(dkeys, first, size, key_factor, [&](int j) { return pair.padded(j, 0); });
+    store_rows<H>(dvalues, first, size, value_factor, [&](int j) { return pair.padded(j, 1); });
+  }
 }
 
 // Which pairs of image and head share a plane of the bias. Plane n is of image n / plane_heads and
@@ -205,7 +217,7 @@ struct BiasSums {
 
 // dscores (splits, planes, queries, keys): sums of the scores' gradients over the pairs of a split.
 template <class H, class Space>
-__global__ void __launch_bounds__(OWN_THREADS)
+__global__ void __launch_bounds__(OWN_THREADS, 2)
     attention_bias_kernel(const Space space, const BiasSums sums) {
   using On = Backward<H>;
   using Memory = typename On::BiasMemory;
@@ -264,15 +276,16 @@ __global__ void __launch_bounds__(OWN_THREADS)
   });
 }
 
+// Blocks that have `each` of these rows.
 template <class Space>
-dim3 blocks_of(const Space& space, int64_t rows) {
-  return dim3(static_cast<unsigned>(space.pairs * ceil_div(rows, OWN)));
+dim3 blocks_of(const Space& space, int64_t rows, int each = OWN) {
+  return dim3(static_cast<unsigned>(space.pairs * ceil_div(rows, each)));
 }
 
 template <class H, class Space>
 void launch_delta(const Space& space, Stream stream) {
-  launch(attention_delta_kernel<typename H::T, Space>, blocks_of(space, space.queries),
-         OWN_THREADS, 0, stream, space);
+  launch(attention_delta_kernel<typename H::T, Space>,
+         blocks_of(space, space.queries, OWN_THREADS), OWN_THREADS, 0, stream, space);
 }
 
 template <class H, class Space>

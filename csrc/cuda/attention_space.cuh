@@ -34,6 +34,7 @@ VITKERN_PARAMS(Attention, ATTENTION_FIELDS)
 
 template <class T>
 struct AttentionSpace {
+  static constexpr bool PADS = false;
   Attention p;
   int queries, keys, head_dim;
   bool aligned;

@@ -265,32 +265,33 @@ struct Stages {
   }
 };
 
+// function(Type<Head<T, M, SIZE>>()), if the head fits and nothing `found` one yet. In float32 only
+// powers of two are sizes, to have fewer kernels.
+template <class T, class M, int SIZE, class Function>
+void try_head(int64_t head_dim, bool& found, const Function& function) {
+  if constexpr (sizeof(T) == 2 || (SIZE & (SIZE - 1)) == 0) {
+    if (found || head_dim > SIZE) return;
+    found = true;
+    function(Type<Head<T, M, SIZE>>());
+  }
+}
+
 // function(Type<Head>()) for the format, whether products may be in tf32, and the smallest of SIZES
 // that the head fits.
 template <int... SIZES, class Function>
-void with_head(int32_t format, bool tf32, int64_t head_dim, Function function) {
-  const auto sized = [&](auto type, auto operand) {
-    using T = typename decltype(type)::type;
-    using M = typename decltype(operand)::type;
-    bool found = false;
-    const auto fits = [&](auto size) {
-      if (found || head_dim > decltype(size)::value) return;
-      found = true;
-      function(Type<Head<T, M, decltype(size)::value>>());
-    };
-    (fits(std::integral_constant<int, SIZES>()), ...);
-    if (!found) throw Error("a head of " + std::to_string(head_dim) + " elements");
-  };
+void with_head(int32_t format, bool tf32, int64_t head_dim, const Function& function) {
+  bool found = false;
   with_format(format, [&](auto type) {
     using T = typename decltype(type)::type;
     if constexpr (!std::is_same_v<T, float>) {
-      sized(type, type);
+      (try_head<T, T, SIZES>(head_dim, found, function), ...);
     } else if (tf32) {
-      sized(type, Type<Tf32>());
+      (try_head<T, Tf32, SIZES>(head_dim, found, function), ...);
     } else {
-      sized(type, Type<void>());
+      (try_head<T, void, SIZES>(head_dim, found, function), ...);
     }
   });
+  if (!found) throw Error("a head of " + std::to_string(head_dim) + " elements");
 }
 
 }  // namespace vitkern
