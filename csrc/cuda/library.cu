@@ -7,7 +7,7 @@
 
 VITKERN_EXPORT const char* vitkern_error() { return vitkern::error_message().c_str(); }
 
-// Such as "80;90;120+PTX"; empty in emulation.
+// Such as "80+PTX;90;120"; empty in emulation.
 VITKERN_EXPORT const char* vitkern_architectures() { return VITKERN_ARCHITECTURES; }
 
 // Of the CUDA runtime in the library and of the machine's driver: 13.1 is 13010, none 0.

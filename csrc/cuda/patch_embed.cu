@@ -50,10 +50,14 @@ void patch_embed(const PatchEmbed& p, Stream stream) {
     const MatrixRows<T> b{static_cast<const T*>(p.b), p.b_row, p.b_step};
     const Epilogue<T> epilogue(p);
     if (p.aligned == 0) {
-      launch_gemm<typename Of::Scattered>(a, b, epilogue, p.k, stream);
-    } else {
-      launch_gemm<typename Of::Small>(a, b, epilogue, p.k, stream);
+      return launch_gemm<typename Of::Scattered>(a, b, epilogue, p.k, stream);
     }
+    if constexpr (!std::is_void_v<M>) {
+      if (fills<typename Of::Medium>(p)) {
+        return launch_gemm<typename Of::Medium>(a, b, epilogue, p.k, stream);
+      }
+    }
+    launch_gemm<typename Of::Small>(a, b, epilogue, p.k, stream);
   });
 }
 

@@ -41,7 +41,7 @@ inline Options options;
 
 constexpr int LANES = 32;
 constexpr int MOST_THREADS = 1024;
-constexpr std::size_t MOST_SHARED = 227 * 1024;
+constexpr std::size_t MOST_SHARED = 99 * 1024;  // of the smallest card that there is code for
 #ifdef EMULATION_ASAN
 constexpr std::size_t STACK = 256 * 1024;  // the sanitizer's red zones
 #else

@@ -11,6 +11,7 @@ from .builder import (
     schemas_digest,
     write_build_info,
 )
+from .cuda import build_cuda_library, cuda_sources_digest, find_nvcc
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
 from .units import BuildError, BuildFailed, BuildUnavailable
 
@@ -21,7 +22,10 @@ __all__ = [
     "Compiler",
     "TorchInstallation",
     "build_cpu_library",
+    "build_cuda_library",
+    "cuda_sources_digest",
     "find_compiler",
+    "find_nvcc",
     "find_torch",
     "parameters",
     "read_build_info",

@@ -17,7 +17,6 @@ from . import parameters
 from .parameters import Isa
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
 from .units import (
-    BuildError,
     BuildFailed,
     BuildUnavailable,
     Log,
@@ -198,19 +197,21 @@ def schemas_digest(root: Path) -> str | None:
     return hashlib.sha256(source).hexdigest()[:16]
 
 
-def write_build_info(folder: Path, info: dict[str, Any]) -> Path:
-    """Write the build information that ``vitkern._library`` reads."""
-    path = folder / parameters.BUILD_INFO_NAME
+def write_build_info(
+    folder: Path, info: dict[str, Any], name: str = parameters.BUILD_INFO_NAME
+) -> Path:
+    """Write the build information of a library, which whoever loads it reads."""
+    path = folder / name
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
 
 
-def read_build_info(folder: Path) -> dict[str, Any]:
+def read_build_info(folder: Path, name: str = parameters.BUILD_INFO_NAME) -> dict[str, Any]:
     """The build information in a folder; empty where there is none."""
     try:
-        info = json.loads((folder / parameters.BUILD_INFO_NAME).read_text(encoding="utf-8"))
+        info = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return info if isinstance(info, dict) else {}

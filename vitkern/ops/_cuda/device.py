@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vitkern._build import parameters
+from vitkern._build import cuda_sources_digest, parameters, read_build_info
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.library import CudaLibrary
 from vitkern.ops._family import Family
 
 PATH = Path(__file__).parents[2] / parameters.CUDA_LIBRARY_NAME
+
+
+def build_info() -> dict[str, Any]:
+    """What the build recorded; empty where there was none."""
+    try:
+        return read_build_info(PATH.parent, parameters.CUDA_BUILD_INFO_NAME)
+    except (OSError, ValueError):
+        return {}
 
 
 @functools.cache
@@ -29,7 +38,11 @@ def load() -> CudaLibrary:
 def not_built() -> str | None:
     """Why the library is not there or does not load, or None."""
     if not PATH.is_file():
-        return "the CUDA library is not built"
+        why = build_info().get("reason", "no build was attempted")
+        return f"vitkern was installed without CUDA kernels: {why}"
+    sources = cuda_sources_digest(PATH.parents[1])
+    if sources is not None and sources != build_info().get("sources"):
+        return "csrc/cuda is not what the CUDA library was built from: make build"
     try:
         load()
     except (OSError, AttributeError) as error:

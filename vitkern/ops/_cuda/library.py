@@ -64,7 +64,7 @@ class CudaLibrary:
     """A library that is loaded.
 
     Attributes:
-        architectures: such as ``"80;90;120+PTX"``.
+        architectures: such as ``"80+PTX;90;120"``.
     """
 
     def __init__(self, path: Path) -> None:

@@ -65,9 +65,9 @@ def _launch_backward(
     x, dy = rows(x), rows(dy)
     dsum = None if dsum is None else rows(dsum)
     weight = None if weight is None else weight.contiguous()
-    # Some programs for each processor, whatever shares its registers: each leaves sums.
+    # Enough programs for each processor to hide how long memory takes: each leaves sums.
     count = x.shape[0]
-    each = max(-(-count // (16 * kernels.processors(x.device))), 1)
+    each = max(-(-count // (8 * kernels.processors(x.device))), 1)
     programs = -(-count // each)
     partial_weight, partial_bias = (
         x.new_empty((programs, width), dtype=torch.float32) if need else None
