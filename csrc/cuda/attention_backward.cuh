@@ -16,8 +16,8 @@ namespace vitkern {
 
 template <class H>
 struct Backward {
-  // Wide tiles while registers and shared memory last.
-  static constexpr int OTHERS = (H::SIZE <= 64 ? 128 : 64) / static_cast<int>(sizeof(typename H::T));
+  // Fewer rows than forward takes: more is in registers at a time.
+  static constexpr int OTHERS = H::SIZE * static_cast<int>(sizeof(typename H::T)) > 256 ? 16 : 32;
   static constexpr int OWN_BYTES = OWN * H::ROW_BYTES, TILE_BYTES = OTHERS * H::ROW_BYTES;
   static constexpr int STATISTICS_BYTES = 2 * OTHERS * static_cast<int>(sizeof(float));
   using QueriesMemory = Stages<H, 2, 2 * TILE_BYTES>;
@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(OWN_THREADS, 2)
           log_sum[r] = log_sum_of(space, pair, total.first_row + 8 * r);
           delta[r] = delta_of(space, pair, total.first_row + 8 * r);
         }
-        Scores<OTHERS> dscores = total;
-        dscores.clear();
+        // What depends on places alone is made again at each step, not kept in registers.
+        Scores<OTHERS> dscores(hidden(first) + warp_row(), hidden(start));
         query_score_gradients<H>(dscores, space, pair, own_of(step, 0), own_of(step, 1),
                                  other_of(step, 0), other_of(step, 1), log_sum, delta);
 #pragma unroll
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(OWN_THREADS, 2)
 // Blocks that have `each` of these rows.
 template <class Space>
 dim3 blocks_of(const Space& space, int64_t rows, int each = OWN) {
-  return dim3(static_cast<unsigned>(space.pairs * ceil_div(rows, each)));
+  return grid_of(space.pairs * ceil_div(rows, each));
 }
 
 template <class H, class Space>
@@ -306,8 +306,7 @@ template <class H, class Space>
 void launch_backward_bias(const Space& space, const BiasSums& sums, Stream stream) {
   using On = Backward<H>;
   const int64_t tiles = ceil_div(space.queries, OWN) * ceil_div(space.keys, On::OTHERS);
-  launch(attention_bias_kernel<H, Space>,
-         dim3(static_cast<unsigned>(tiles * sums.planes * sums.splits)), OWN_THREADS,
+  launch(attention_bias_kernel<H, Space>, grid_of(tiles * sums.planes * sums.splits), OWN_THREADS,
          On::BiasMemory::bytes(sums.each), stream, space, sums);
 }
 

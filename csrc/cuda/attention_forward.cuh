@@ -1,7 +1,7 @@
 // Attention of any kind, forward: a block has OWN queries and goes over the keys.
 //
-// A Space says what attends to what. It has `queries` and `keys` (rows of a pair of image and head),
-// `head_dim`, `aligned`, `scale`, `pairs`, and pair(number), which has
+// A Space says what attends to what. It has `queries` and `keys` (rows of a pair of an image and a
+// head), `head_dim`, `aligned`, `scale`, `pairs`, and pair(number), which has
 //   query(i), key(j), value(j)  HeadRows          out(i)      where a result goes, or null
 //   statistic(i)                its place in lse  adjust(scores)  adds biases; -inf: no such key
 //   drop(scores), enlarge()     dropout of weights, and what makes up for it
@@ -82,8 +82,7 @@ template <class H, class Space>
 void launch_forward(const Space& space, Stream stream) {
   const int64_t blocks = space.pairs * ceil_div(space.queries, OWN);
   const int shared = Forward<H>::Memory::bytes(ceil_div(space.keys, Forward<H>::OTHERS));
-  launch(attention_forward_kernel<H, Space>, dim3(static_cast<unsigned>(blocks)), OWN_THREADS,
-         shared, stream, space);
+  launch(attention_forward_kernel<H, Space>, grid_of(blocks), OWN_THREADS, shared, stream, space);
 }
 
 }  // namespace vitkern

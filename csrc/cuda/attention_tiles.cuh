@@ -49,7 +49,7 @@ __device__ __forceinline__ void load_rows(Shared<uint4> tile, int first, int siz
                                           const RowOf& row_of) {
   using T = typename H::T;
   static_assert(ROWS * H::CHUNKS % OWN_THREADS == 0);
-#pragma unroll 2
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < ROWS * H::CHUNKS; i += OWN_THREADS) {
     const int row = i / H::CHUNKS, chunk = i % H::CHUNKS, at = chunk * H::IN_CHUNK;
     const HeadRow<T> from = row_of(first + row);
@@ -116,7 +116,7 @@ __device__ __forceinline__ void add_row_products(Scores<OTHERS, KEYS>& scores, S
   } else {
     const auto rows = own.template as<float4>(), columns = other.template as<float4>();
     const int row = warp_row() + lane_row();
-#pragma unroll 2
+#pragma unroll 1
     for (int chunk = 0; chunk < H::CHUNKS; ++chunk) {
       const float4 a[2] = {rows[H::place(row, chunk)], rows[H::place(row + 8, chunk)]};
 #pragma unroll
@@ -148,20 +148,24 @@ __device__ __forceinline__ void add_weighted_rows(float (&sums)[H::TILES][4],
   const auto& w = weights.of;
   if constexpr (std::is_void_v<M>) {
     const auto pairs = other.template as<float2>();
+#pragma unroll 1
+    for (int owner = 0; owner < 4; ++owner) {  // the lane, of four, that has the weights
+      const int from = lane - lane % 4 + owner;
 #pragma unroll
-    for (int n = 0; n < weights.TILES; ++n) {
+      for (int n = 0; n < weights.TILES; ++n) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int from = lane - lane % 4 + i / 2;  // the lane that has column i of both rows
-        const float upper = __shfl_sync(ALL_LANES, w[n][i % 2], from);
-        const float lower = __shfl_sync(ALL_LANES, w[n][2 + i % 2], from);
+        for (int e = 0; e < 2; ++e) {
+          const float upper = __shfl_sync(ALL_LANES, w[n][e], from);
+          const float lower = __shfl_sync(ALL_LANES, w[n][2 + e], from);
+          const int row = 8 * n + 2 * owner + e;
 #pragma unroll
-        for (int d = 0; d < H::TILES; ++d) {
-          const float2 value = pairs[H::place(8 * n + i, 2 * d) * 2 + lane % 4];
-          sums[d][0] = fmaf(upper, value.x, sums[d][0]);
-          sums[d][1] = fmaf(upper, value.y, sums[d][1]);
-          sums[d][2] = fmaf(lower, value.x, sums[d][2]);
-          sums[d][3] = fmaf(lower, value.y, sums[d][3]);
+          for (int d = 0; d < H::TILES; ++d) {
+            const float2 value = pairs[H::place(row, 2 * d) * 2 + lane % 4];
+            sums[d][0] = fmaf(upper, value.x, sums[d][0]);
+            sums[d][1] = fmaf(upper, value.y, sums[d][1]);
+            sums[d][2] = fmaf(lower, value.x, sums[d][2]);
+            sums[d][3] = fmaf(lower, value.y, sums[d][3]);
+          }
         }
       }
     }
@@ -200,7 +204,7 @@ __device__ __forceinline__ void add_weighted_rows(float (&sums)[H::TILES][4],
   }
 }
 
-// Stores the thread's part of 16 rows, times a factor a row; row_of(i) is where row i goes, or null.
+// Stores the thread's part of 16 rows, times a factor a row; row_of(i) is where one goes, or null.
 template <class H, class RowOf>
 __device__ __forceinline__ void store_rows(const float (&sums)[H::TILES][4], int first, int size,
                                            const float (&factor)[2], const RowOf& row_of) {
@@ -264,6 +268,12 @@ struct Stages {
     wait_for_copies<0>();
   }
 };
+
+// One block after another.
+inline dim3 grid_of(int64_t blocks) {
+  if (blocks > 0x7fffffff) throw Error("a grid of " + std::to_string(blocks) + " blocks");
+  return dim3(static_cast<unsigned>(blocks));
+}
 
 // function(Type<Head<T, M, SIZE>>()), if the head fits and nothing `found` one yet. In float32 only
 // powers of two are sizes, to have fewer kernels.

@@ -57,6 +57,7 @@ inline void multiply<Tf32>(float (&c)[4], const unsigned (&a)[4], unsigned b0, u
 }
 
 inline unsigned round_to_tf32(unsigned bits) { return emulation::round_to_tf32(bits); }
+inline int hidden(int value) { return value; }
 
 #else
 
@@ -114,6 +115,12 @@ __device__ __forceinline__ unsigned round_to_tf32(unsigned bits) {
   unsigned rounded;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
   return rounded;
+}
+
+// The value, which the compiler takes for another one each time.
+__device__ __forceinline__ int hidden(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 #endif

@@ -19,7 +19,7 @@ __device__ __forceinline__ int lane_row() { return static_cast<int>(threadIdx.x)
 __device__ __forceinline__ int lane_pair() { return static_cast<int>(threadIdx.x) % 4 * 2; }
 
 // 16 rows by COLUMNS: a thread has what an mma gives it. Rows are queries and columns keys, or the
-// reverse where ROWS_ARE_KEYS; `first_row` and `first_column` are those of the thread's first score.
+// reverse where ROWS_ARE_KEYS; `first_row` and `first_column` are of the thread's first score.
 template <int COLUMNS, bool ROWS_ARE_KEYS = false>
 struct Scores {
   static constexpr int TILES = COLUMNS / 8;
@@ -44,15 +44,23 @@ struct Scores {
   // function(query, key, score) for each of the thread's scores.
   template <class Function>
   __device__ __forceinline__ void each(const Function& function) {
+    each([](int place) { return place; }, function);
+  }
+  // The same with what `about` tells of query and key, which it is asked for once.
+  template <class About, class Function>
+  __device__ __forceinline__ void each(const About& about, const Function& function) {
+    using Told = decltype(about(0));
+    const Told rows[2] = {about(first_row), about(first_row + 8)};
 #pragma unroll
     for (int n = 0; n < TILES; ++n) {
+      const int column = first_column + 8 * n;
+      const Told columns[2] = {about(column), about(column + 1)};
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int row = first_row + e / 2 * 8, column = first_column + 8 * n + e % 2;
         if constexpr (ROWS_ARE_KEYS) {
-          function(column, row, of[n][e]);
+          function(columns[e % 2], rows[e / 2], of[n][e]);
         } else {
-          function(row, column, of[n][e]);
+          function(rows[e / 2], columns[e % 2], of[n][e]);
         }
       }
     }
@@ -108,7 +116,9 @@ struct RunningSoftmax {
     for (int r = 0; r < 2; ++r) total[r] = row_sum(total[r]);
   }
   // What sums of weighted values are divided by.
-  __device__ __forceinline__ float divisor(int r) const { return total[r] == 0.0f ? 1.0f : total[r]; }
+  __device__ __forceinline__ float divisor(int r) const {
+    return total[r] == 0.0f ? 1.0f : total[r];
+  }
   // The logarithm of the sum of exponentials, for `weight_again`; of a row without a key plus
   // infinity, from which its weights come out as zeros.
   __device__ __forceinline__ float log_sum(int r) const {

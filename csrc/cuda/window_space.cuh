@@ -172,35 +172,40 @@ struct WindowSpace {
       return number * space.queries + i;
     }
 
-    // Where a position came around from the other side: bit 1 by its row, bit 0 by its column.
-    __device__ __forceinline__ int region(int row, int column) const {
+    // What scores need to know of a position. `from` differs by a row of the table for each step of
+    // a pair; `region` tells where it came around from the other side: bit 1 by its row, bit 0 by
+    // its column.
+    struct Position {
+      int from, region;
+      bool there;
+    };
+    __device__ __forceinline__ Position position(int i) const {
       const Window& p = space.p;
-      return (last_y && row >= space.window_h - p.shift_y ? 2 : 0) |
-             (last_x && column >= space.window_w - p.shift_x ? 1 : 0);
+      const int row = space.by_width(i), column = i - row * space.window_w;
+      const int region = (last_y && row >= space.window_h - p.shift_y ? 2 : 0) |
+                         (last_x && column >= space.window_w - p.shift_x ? 1 : 0);
+      return {i + row * (space.window_w - 1), region, i < space.queries};
     }
     template <class Tile>
     __device__ __forceinline__ void adjust(Tile& scores) const {
-      const Window& p = space.p;
-      const int positions = space.queries, width = space.window_w, span = 2 * width - 1;
-      const T* table = static_cast<const T*>(p.table);
+      const int span = 2 * space.window_w - 1;
+      const T* table = static_cast<const T*>(space.p.table);
+      const auto about = [&](int i) { return position(i); };
       if (table != nullptr) {
-        table += head * (2 * space.window_h - 1) * span;
-        const int centre = (space.window_h - 1) * span + width - 1;
-        scores.each([&](int i, int j, float& score) {
-          const int from_i = i + space.by_width(i) * (width - 1);
-          const int from_j = j + space.by_width(j) * (width - 1);
-          if (i < positions && j < positions) score += to_float(table[from_i - from_j + centre]);
+        // Of this head, at the row for a position and itself.
+        table += head * (2 * space.window_h - 1) * span + (space.window_h - 1) * span +
+                 space.window_w - 1;
+        scores.each(about, [&](const Position& query, const Position& key, float& score) {
+          if (query.there && key.there) score += to_float(table[query.from - key.from]);
         });
       }
-      if ((last_y && p.shift_y != 0) || (last_x && p.shift_x != 0)) {
-        scores.each([&](int i, int j, float& score) {
-          const int row_i = space.by_width(i), row_j = space.by_width(j);
-          const int of_i = region(row_i, i - row_i * width), of_j = region(row_j, j - row_j * width);
-          if (of_i != of_j) score += APART;
+      if ((last_y && space.p.shift_y != 0) || (last_x && space.p.shift_x != 0)) {
+        scores.each(about, [](const Position& query, const Position& key, float& score) {
+          if (query.region != key.region) score += APART;
         });
       }
       scores.each([&](int, int j, float& score) {
-        if (j >= positions) score = -INFINITY;
+        if (j >= space.keys) score = -INFINITY;
       });
     }
     // Windows know no dropout.
