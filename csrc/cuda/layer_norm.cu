@@ -61,7 +61,7 @@ __device__ __forceinline__ void load_parameters(float (&values)[N], const void* 
 }
 
 template <class T, int N, int GROUP>
-__global__ void __launch_bounds__(Row<GROUP>::THREADS)
+__global__ void __launch_bounds__(Row<GROUP>::THREADS, 1)
     layer_norm_forward_kernel(const LayerNormForward p) {
   using On = Row<GROUP>;
   constexpr int CHUNKS = EACH / N;
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(Row<GROUP>::THREADS)
 
 // A program takes the rows from `each` times its number on, and leaves its sums for the parameters.
 template <class T, int N, int GROUP>
-__global__ void __launch_bounds__(Row<GROUP>::THREADS)
+__global__ void __launch_bounds__(Row<GROUP>::THREADS, 1)
     layer_norm_backward_kernel(const LayerNormBackward p) {
   using On = Row<GROUP>;
   constexpr int CHUNKS = EACH / N;
