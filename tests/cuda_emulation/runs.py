@@ -7,6 +7,7 @@ import torch
 from vitkern.ops._cuda import gemm
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.sums import column_sums
+from vitkern.ops.attention import cuda as attention_op
 from vitkern.ops.layer_norm import cuda as layer_norm
 
 
@@ -63,3 +64,13 @@ def scattered_product(kernels: CudaKernels) -> None:
 def float32_product(kernels: CudaKernels) -> None:
     """Without tensor cores."""
     _product(kernels, 70, 72, 84, torch.float32)
+
+
+def attention(kernels: CudaKernels) -> None:
+    """Keys that go through both stages twice, the last tile of them not full."""
+    q, k, v = (_normal(1, 2, n, 32).to(torch.bfloat16) for n in (70, 200, 200))
+    out, none = torch.full_like(q, float("nan")), torch.empty(0)
+    out = out.transpose(1, 2).contiguous().transpose(1, 2)
+    attention_op._launch(kernels, (out, none), q, k, v, None, None, 0.1, 0.0, None, False)
+    expected = (0.1 * q.double() @ k.double().mT).softmax(-1) @ v.double()
+    torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.004)

@@ -33,6 +33,7 @@ class Mistake:
 
 _BARRIER = "__syncthreads();"
 _GEMM = "gemm.cuh"
+_ATTENTION = "attention_tiles.cuh"
 MISTAKES = (
     Mistake(
         "no barrier before a scratch is used again", "numeric.cuh",
@@ -107,6 +108,31 @@ MISTAKES = (
         "multiply<M>(sum[i][j], left[i], pair[1], pair[0])",
         runs.product, "not close",
     ),
+    Mistake(
+        "no barrier between tiles of keys", _ATTENTION,
+        f"{_BARRIER}  // all see this stage", "// all see this stage",
+        runs.attention, "under way|race",
+    ),
+    Mistake(
+        "keys whose copies nobody waits for", _ATTENTION,
+        "      wait_for_copies<0>();\n      __syncthreads", "      __syncthreads",
+        runs.attention, "read while a copy to it is under way",
+    ),
+    Mistake(
+        "a stage that is loaded while it is read", _ATTENTION,
+        "step % COUNT * STAGE_BYTES", "0 * step",
+        runs.attention, "under way|race",
+    ),
+    Mistake(
+        "keys beyond the last", "attention_space.cuh",
+        "if (j >= p.keys) score = -INFINITY;", "",
+        runs.attention, "not close",
+    ),
+    Mistake(
+        "sums that keep an old maximum", "attention_forward.cuh",
+        "sums[d][e] *= correction[e / 2];", "sums[d][e] *= 1.0f;",
+        runs.attention, "not close",
+    ),
 )  # fmt: skip
 
 
@@ -115,6 +141,7 @@ def _file_of(run: Run) -> str:
         runs.wide_rows: "layer_norm",
         runs.short_rows: "layer_norm",
         runs.sums: "column_sums",
+        runs.attention: "attention_forward",
     }.get(run, "gemm")
 
 
@@ -134,7 +161,7 @@ def test_a_mistake_is_caught(mistake: Mistake, tmp_path: Path) -> None:
         mistake.run(kernels_of(library, family))
 
 
-@pytest.mark.parametrize("order, copies", itertools.product(ORDERS, COPIES))
+@pytest.mark.parametrize("order, copies", [*itertools.product(ORDERS, COPIES)])
 @pytest.mark.parametrize("run", [*dict.fromkeys(one.run for one in MISTAKES)])
 def test_without_a_mistake_nothing_is(run: Run, order: str, copies: str) -> None:
     load().set(order, copies)
