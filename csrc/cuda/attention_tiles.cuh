@@ -29,12 +29,18 @@ struct Head {
   static constexpr int SIZE = SIZE_;
   static constexpr int IN_CHUNK = HEAD_CHUNK / sizeof(T);
   static constexpr int CHUNKS = SIZE / IN_CHUNK;
-  // An odd number of chunks from row to row: eight rows of one chunk lie in different banks.
-  static constexpr int PITCH = CHUNKS + 1;
+  // Eight rows of one chunk lie in different banks, and so do eight chunks that are copied together:
+  // chunks are exchanged according to the row or, where eight fit, rows are an odd number apart.
+  static constexpr bool EXCHANGED = CHUNKS % 8 == 4;
+  static constexpr int PITCH = EXCHANGED ? CHUNKS : CHUNKS + 1;
+  static_assert(EXCHANGED ? sizeof(T) == 2 : CHUNKS % 8 == 0);
   static constexpr int ROW_BYTES = PITCH * HEAD_CHUNK;
   static constexpr int TILES = SIZE / 8;  // of an mma's columns
 
-  __device__ static __forceinline__ int place(int row, int chunk) { return row * PITCH + chunk; }
+  // The place of a chunk in a tile, in chunks. In float32 those of a row are side by side.
+  __device__ static __forceinline__ int place(int row, int chunk) {
+    return row * PITCH + (EXCHANGED ? chunk ^ (row >> 1 & 3) : chunk);
+  }
   __device__ static __forceinline__ Shared<uint4> tile(int byte, int rows) {
     return dynamic_shared<uint4>(byte, rows * PITCH);
   }
