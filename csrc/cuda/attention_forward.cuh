@@ -27,7 +27,7 @@ __device__ __forceinline__ void finish_scores(Scores<OTHERS, KEYS>& scores, floa
 }
 
 template <class H, class Space>
-__global__ void __launch_bounds__(OWN_THREADS) attention_forward_kernel(const Space space) {
+__global__ void __launch_bounds__(OWN_THREADS, 2) attention_forward_kernel(const Space space) {
   using On = Forward<H>;
   using Memory = typename On::Memory;
   constexpr int OTHERS = On::OTHERS;
