@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 GPU_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench gpu-check triton-check triton-limits clean
+.PHONY: help venv build demo test lint format bench gpu-check cuda-check cuda-limits triton-check triton-limits clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,13 @@ triton-limits: venv ## write the compile gate's limits and tables, after a chang
 	$(BIN)/python -m vitkern.bench.gpu.gate --write docs
 	$(BIN)/python -m vitkern.bench.gpu.overview --write docs
 
+cuda-check: venv ## CUDA kernels: emulated on the CPU, and compiled for GPUs within limits if there is nvcc
+	VITKERN_TEST_CUDA_EMULATED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/cuda_emulation
+	$(BIN)/python -m vitkern.bench.gpu.cuda_gate --limits docs/cuda-limits.json
+
+cuda-limits: venv ## write the CUDA gate's limits and table, after a change that is meant
+	$(BIN)/python -m vitkern.bench.gpu.cuda_gate --write docs
+
 # Where Python has PyTorch, Triton and pytest already, no environment is needed:
 # python3 -m vitkern.bench.gpu.check, in this folder. (GPU_ARGS="--minutes 15 --resume")
 gpu-check: venv ## parity tests and benchmarks on the GPU of this machine
@@ -69,5 +76,5 @@ gpu-check: venv ## parity tests and benchmarks on the GPU of this machine
 
 clean: ## remove what was built; the environment stays (rm -rf .venv)
 	rm -rf build dist vitkern.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
-	rm -f vitkern/_C.abi3.so vitkern/_C.build.json
+	rm -f vitkern/_C.abi3.so vitkern/_C.build.json vitkern/_cuda.so vitkern/_cuda.build.json
 	find vitkern tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,6 +1,6 @@
-"""Builds the wheel, with the CPU kernels where that is possible.
+"""Builds the wheel, with the kernels where that is possible.
 
-Metadata is in pyproject.toml. How the library is compiled, and which environment variables say
+Metadata is in pyproject.toml. How the libraries are compiled, and which environment variables say
 so, is in vitkern/_build (see the top of parameters.py).
 """
 
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -36,20 +37,21 @@ def load_build_package() -> ModuleType:
 
 
 build = load_build_package()
-LIBRARY = build.parameters.LIBRARY_NAME
 
 
-class Kernels:
-    """The library for one run of setup.py: built at most once, or the reason why there is none."""
+class Part:
+    """A library for one run of setup.py: built at most once, or the reason why there is none.
 
-    def __init__(self) -> None:
-        try:
-            self.mode = build.parameters.build_mode("CPU")
-            cuda = build.parameters.build_mode("CUDA")
-        except ValueError as error:
-            sys.exit(f"vitkern: {error}")
-        if cuda == "1":
-            sys.exit("vitkern: VITKERN_BUILD_CUDA=1: this version compiles no CUDA library")
+    Args:
+        kind: ``CPU`` or ``CUDA``, as the environment variables call it.
+        build: ``build(folder, version, in_place)`` gives the library and its build information.
+        library, info: names of the two files in the package.
+    """
+
+    def __init__(
+        self, kind: str, build: Callable[[Path, str, bool], Any], library: str, info: str
+    ) -> None:
+        self.kind, self.build, self.names = kind, build, (library, info)
         self.library: Path | None = None
         self.info: dict[str, Any] = {}
 
@@ -57,32 +59,45 @@ class Kernels:
         """Build once; ``strict`` makes a compiler error fatal though the mode is ``auto``."""
         if self.info:
             return
-        # The two differ in their files (tests' instruction sets), so each has its own objects.
-        folder = ROOT / "build" / ("vitkern" if in_place else "vitkern-wheel")
         try:
-            if self.mode == "0":
-                raise build.BuildUnavailable("VITKERN_BUILD_CPU=0")
-            self.library, self.info = build.build_cpu_library(
-                ROOT, folder, version=version, test_isas=in_place
-            )
+            built = (ROOT / "vitkern" / self.names[0]).is_file()
+            mode = build.parameters.build_mode(self.kind, optional=in_place and not built)
+        except ValueError as error:
+            sys.exit(f"vitkern: {error}")
+        # The two may differ in their files (tests' instruction sets): each has its own objects.
+        name = "vitkern" if in_place else "vitkern-wheel"
+        folder = ROOT / "build" / (name if self.kind == "CPU" else f"{name}-{self.kind.lower()}")
+        try:
+            if mode == "0":
+                raise build.BuildUnavailable(f"VITKERN_BUILD_{self.kind}=0")
+            self.library, self.info = self.build(folder, version, in_place)
         except build.BuildError as error:
             failed = isinstance(error, build.BuildFailed)
             if failed:
                 print(error.output, file=sys.stderr)
             self.info = {"kernels": False, "vitkern": version, "reason": str(error)}
-            if self.mode == "1" or (strict and failed):
+            if mode == "1" or (strict and failed):
                 if in_place:
                     self.install(ROOT / "vitkern")  # no stale library stays behind
-                sys.exit(f"vitkern: kernels not built: {error}")
-            message = f"vitkern: pure Python, without kernels: {error}"
-            if strict:
-                print(message, file=sys.stderr)
-            else:
-                warnings.warn(message, stacklevel=1)  # pip hides output, but shows warnings
+                name = "CUDA kernels" if self.kind == "CUDA" else "kernels"
+                sys.exit(f"vitkern: {name} not built: {error}")
+            self.warn(mode, str(error), strict)
+
+    def warn(self, mode: str, reason: str, strict: bool) -> None:
+        """Say that there is no library; no word of CUDA kernels that nobody asked for."""
+        if self.kind == "CUDA":
+            if mode != "0":
+                print(f"vitkern: without CUDA kernels: {reason}", file=sys.stderr)
+            return
+        message = f"vitkern: pure Python, without kernels: {reason}"
+        if strict:
+            print(message, file=sys.stderr)
+        else:
+            warnings.warn(message, stacklevel=1)  # pip hides output, but shows warnings
 
     def install(self, package: Path) -> None:
         """Put the library (if any) and its build information into a package folder."""
-        target = package / LIBRARY
+        target = package / self.names[0]
         if self.library is None:
             target.unlink(missing_ok=True)
         elif not _same_file(self.library, target):
@@ -90,7 +105,41 @@ class Kernels:
             temporary = target.with_suffix(f".{os.getpid()}")
             shutil.copy2(self.library, temporary)
             os.replace(temporary, target)
-        build.write_build_info(package, self.info)
+        build.write_build_info(package, self.info, self.names[1])
+
+
+class Kernels:
+    """All libraries."""
+
+    def __init__(self) -> None:
+        names = build.parameters
+        self.parts = (
+            Part("CPU", _build_cpu, names.LIBRARY_NAME, names.BUILD_INFO_NAME),
+            Part("CUDA", _build_cuda, names.CUDA_LIBRARY_NAME, names.CUDA_BUILD_INFO_NAME),
+        )
+
+    @property
+    def built(self) -> bool:
+        """Whether there is any."""
+        return any(part.library is not None for part in self.parts)
+
+    def make(self, version: str, *, in_place: bool, strict: bool = False) -> None:
+        """Build each once."""
+        for part in self.parts:
+            part.make(version, in_place=in_place, strict=strict)
+
+    def install(self, package: Path) -> None:
+        """Put them into a package folder."""
+        for part in self.parts:
+            part.install(package)
+
+
+def _build_cpu(folder: Path, version: str, in_place: bool) -> Any:
+    return build.build_cpu_library(ROOT, folder, version=version, test_isas=in_place)
+
+
+def _build_cuda(folder: Path, version: str, in_place: bool) -> Any:
+    return build.build_cuda_library(ROOT, folder, version=version)
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -108,11 +157,11 @@ class VitkernDistribution(Distribution):
     """Binary exactly if the library was built."""
 
     def has_ext_modules(self) -> bool:
-        return kernels.library is not None
+        return kernels.built
 
 
 class BuildPackage(build_py):
-    """Adds the library to the package: in place for editable installs."""
+    """Adds the libraries to the package: in place for editable installs."""
 
     def run(self) -> None:
         version = self.distribution.get_version()
@@ -128,11 +177,11 @@ class BuildPackage(build_py):
 
 
 class BuildWheel(bdist_wheel):
-    """Tags the wheel by what was built: cp310-abi3 with the library, py3-none-any without."""
+    """Tags the wheel by what was built: cp310-abi3 with a library, py3-none-any without."""
 
     def run(self) -> None:
         kernels.make(self.distribution.get_version(), in_place=False)
-        self.root_is_pure = kernels.library is None
+        self.root_is_pure = not kernels.built
         super().run()
 
 

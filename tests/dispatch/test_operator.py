@@ -145,4 +145,4 @@ def test_a_call_costs_few_python_functions() -> None:
         ops.layer_norm(x)
     finally:
         sys.setprofile(None)
-    assert len(entered) <= 26, entered
+    assert len(entered) <= 29, entered  # of these, three each to ask cuda and triton

@@ -6,6 +6,8 @@ the bound adapts to shapes and dtypes, and no table of tolerances can rot.
 ``VITKERN_TEST_DEVICE`` (default: ``cpu``) is the device that calls are on: with ``cuda`` the same
 tests hold the GPU's backends to the same bound. Values are drawn on the CPU, so they are the same
 everywhere, and moved with their strides.
+
+With ``VITKERN_TEST_CUDA_EMULATED=1`` the CUDA kernels are among the backends, on the CPU.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ LAYOUTS = ("natural", "padded", "transposed")
 # order of the same operations is off by a rounding or two. Half-precision results are rounded once
 # from float32, whatever the order, so one unit is enough there.
 UNITS = {torch.float32: 4.0, torch.bfloat16: 1.0, torch.float16: 1.0}
+
+EMULATED = os.environ.get("VITKERN_TEST_CUDA_EMULATED") == "1"
+if EMULATED:
+    import vitkern.testing  # noqa: F401 - registers the backend
 
 DEVICE = torch.device(os.environ.get("VITKERN_TEST_DEVICE") or "cpu")
 ON_GPU = DEVICE.type == "cuda"

@@ -33,7 +33,7 @@ int scale(int x) {
 def project(tmp_path: Path) -> Path:
     """The project with C++ sources of a few lines, which include no torch headers."""
     root = tmp_path / "project"
-    ignore = shutil.ignore_patterns("*.so", "_C.build.json", "__pycache__")
+    ignore = shutil.ignore_patterns("*.so", "*.build.json", "__pycache__")
     shutil.copytree(ROOT / "vitkern", root / "vitkern", ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, root)

@@ -73,8 +73,17 @@ def test_mode_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("VITKERN_BUILD_CPU", "yes")
     with pytest.raises(ValueError, match="VITKERN_BUILD_CPU='yes': expected auto, 0 or 1"):
         parameters.build_mode("CPU")
+
+
+def test_cuda_kernels_in_a_source_tree_are_built_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("VITKERN_BUILD_CUDA", raising=False)
-    assert parameters.build_mode("CUDA") == "0"
+    assert parameters.build_mode("CUDA") == "auto"
+    assert parameters.build_mode("CUDA", optional=True) == "0"
+    assert parameters.build_mode("CPU", optional=True) == "auto"
+    monkeypatch.setenv("VITKERN_BUILD_CUDA", "1")
+    assert parameters.build_mode("CUDA", optional=True) == "1"
 
 
 def test_finds_torch_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,14 @@ so it uses the standard library only and imports nothing from the rest of vitker
 
 from . import parameters
 from .builder import (
-    BuildError,
-    BuildFailed,
-    BuildUnavailable,
     build_cpu_library,
     read_build_info,
     schemas_digest,
     write_build_info,
 )
+from .cuda import build_cuda_library, cuda_sources_digest, find_nvcc
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
+from .units import BuildError, BuildFailed, BuildUnavailable
 
 __all__ = [
     "BuildError",
@@ -23,7 +22,10 @@ __all__ = [
     "Compiler",
     "TorchInstallation",
     "build_cpu_library",
+    "build_cuda_library",
+    "cuda_sources_digest",
     "find_compiler",
+    "find_nvcc",
     "find_torch",
     "parameters",
     "read_build_info",

@@ -2,70 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import json
 import os
 import platform
-import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import parameters
 from .parameters import Isa
 from .toolchain import Compiler, TorchInstallation, find_compiler, find_torch
+from .units import (
+    BuildFailed,
+    BuildUnavailable,
+    Log,
+    Unit,
+    compile_stale,
+    digest,
+    link,
+    locked,
+    say,
+)
 
 __all__ = [
-    "BuildError",
-    "BuildFailed",
-    "BuildUnavailable",
     "build_cpu_library",
     "read_build_info",
     "schemas_digest",
     "write_build_info",
 ]
-
-
-class BuildError(Exception):
-    """The library was not built; the message is one line."""
-
-
-class BuildUnavailable(BuildError):
-    """Something that a build needs is missing."""
-
-
-class BuildFailed(BuildError):
-    """The compiler or the linker failed."""
-
-    def __init__(self, message: str, output: str) -> None:
-        super().__init__(message)
-        self.output = output
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """One source file, its object file and the command between them."""
-
-    source: Path
-    object: Path
-    command: tuple[str, ...]
-    label: str  # the source as messages name it
-    key: str  # a digest of all that the object depends on, other than files
-
-    @property
-    def depfile(self) -> Path:
-        return self.object.with_suffix(".d")
-
-    @property
-    def keyfile(self) -> Path:
-        return self.object.with_suffix(".key")
 
 
 def build_cpu_library(
@@ -77,7 +45,7 @@ def build_cpu_library(
     """
     compiler, torch = _requirements(root)
     build_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(build_dir / "lock"):
+    with locked(build_dir / "lock"):
         return _build(root, build_dir, compiler, torch, version=version, test_isas=test_isas)
 
 
@@ -111,30 +79,17 @@ def _build(
     version: str,
     test_isas: bool,
 ) -> tuple[Path, dict[str, Any]]:
-    log = _Log(build_dir / "build.log")
+    log = Log(build_dir / "build.log")
     csrc = root / "csrc"
     isas, skipped = _instruction_sets(csrc / "cpu" / "isa", compiler, test_isas=test_isas)
     units = _units(csrc, build_dir / "objects", compiler, torch, isas)
 
-    stale = [unit for unit in units if _is_stale(unit)]
-    if stale:
-        whole = " (1 to 3 minutes on 2 cores)" if len(stale) == len(units) else ""
-        _say(f"compiling {len(stale)} file{'s' * (len(stale) != 1)}{whole}")
     start = time.perf_counter()
-    with ThreadPoolExecutor(parameters.job_count()) as pool:
-        futures = [pool.submit(_compile, unit, log) for unit in stale]
-        errors = [error for future in futures if (error := future.result()) is not None]
-    if errors:
-        labels = ", ".join(label for label, _ in errors)
-        raise BuildFailed(
-            f"{labels} did not compile (log: {_shown(log.path)})",
-            "".join(output for _, output in errors),
-        )
-
+    compiled = compile_stale(units, log, "1 to 3 minutes on 2 cores")
     library = build_dir / parameters.LIBRARY_NAME
-    _link(units, library, compiler, torch, log, force=bool(stale))
-    if stale:
-        _say(f"compiled {len(stale)} of {len(units)} files in {time.perf_counter() - start:.1f} s")
+    _link(units, library, compiler, torch, log, force=bool(compiled))
+    if compiled:
+        say(f"compiled {compiled} of {len(units)} files in {time.perf_counter() - start:.1f} s")
     info = {
         "kernels": True,
         "vitkern": version,
@@ -173,7 +128,7 @@ def _instruction_sets(
             chosen.append(isa)
         else:
             skipped[isa.name] = "the compiler does not know its flags"
-            _say(f"{isa.name} left out: {skipped[isa.name]} ({compiler.version})")
+            say(f"{isa.name} left out: {skipped[isa.name]} ({compiler.version})")
     return chosen, skipped
 
 
@@ -183,7 +138,7 @@ def _units(
     compiler: Compiler,
     torch: TorchInstallation,
     isas: Sequence[Isa],
-) -> list[_Unit]:
+) -> list[Unit]:
     extra = parameters.extra_flags()
     common = [*compiler.command, *parameters.BASE_FLAGS, f"-I{csrc}"]
     macros = [f"-D{isa.macro}=1" for isa in isas]
@@ -199,54 +154,17 @@ def _units(
         relative = source.relative_to(csrc)
         target = objects / relative.with_suffix(".o")
         full = (*command, *extra, "-MMD", "-c", str(source), "-o", str(target))
-        key = _digest(*full, compiler.version, torch.version)
-        units.append(_Unit(source, target, full, (Path("csrc") / relative).as_posix(), key))
+        key = digest(*full, compiler.version, torch.version)
+        units.append(Unit(source, target, full, (Path("csrc") / relative).as_posix(), key))
     return units
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _is_stale(unit: _Unit) -> bool:
-    """Whether the object is missing, or older than a file it was made from, or made otherwise."""
-    try:
-        made = unit.object.stat().st_mtime_ns
-        if unit.keyfile.read_text(encoding="utf-8") != unit.key:
-            return True
-        return any(path.stat().st_mtime_ns > made for path in _dependencies(unit.depfile))
-    except FileNotFoundError:
-        return True
-
-
-def _dependencies(depfile: Path) -> list[Path]:
-    """The files that a compiler's depfile names (a Makefile rule with escaped spaces)."""
-    _, _, names = depfile.read_text(encoding="utf-8").replace("\\\n", " ").partition(": ")
-    return [Path(name) for name in shlex.split(names)]
-
-
-def _compile(unit: _Unit, log: _Log) -> tuple[str, str] | None:
-    """Compile one file; its label and the compiler's output if that fails."""
-    unit.object.parent.mkdir(parents=True, exist_ok=True)
-    unit.keyfile.unlink(missing_ok=True)
-    started = time.time_ns()
-    output, failed = log.run(unit.command)
-    if failed:
-        return unit.label, output
-    if output:
-        print(output, file=sys.stderr, end="")  # warnings
-    # A file edited while the compiler ran has to count as newer than the object.
-    os.utime(unit.object, ns=(started, started))
-    unit.keyfile.write_text(unit.key, encoding="utf-8")
-    return None
-
-
 def _link(
-    units: Sequence[_Unit],
+    units: Sequence[Unit],
     library: Path,
     compiler: Compiler,
     torch: TorchInstallation,
-    log: _Log,
+    log: Log,
     *,
     force: bool,
 ) -> None:
@@ -259,74 +177,15 @@ def _link(
             flags.append("-Wl,--no-undefined")  # a missing symbol is an error now, not at import
     # torch is loaded before the library, so that its file is never searched for: no rpath.
     torch_flags = [f"-L{torch.library}", "-ltorch_cpu"]
-    temporary = library.with_suffix(".tmp")
     objects = [str(unit.object) for unit in units]
-    command = (*compiler.command, *flags, "-o", str(temporary), *objects, *torch_flags, *extra)
-    keyfile = library.with_suffix(".key")
-    key = _digest(*command, *(unit.key for unit in units))
-    if (
-        not force
-        and library.is_file()
-        and keyfile.is_file()
-        and keyfile.read_text(encoding="utf-8") == key
-    ):
-        return
-    keyfile.unlink(missing_ok=True)
-    output, failed = log.run(command)
-    if failed:
-        raise BuildFailed(f"the library did not link (log: {_shown(log.path)})", output)
-    os.replace(temporary, library)
-    keyfile.write_text(key, encoding="utf-8")
-
-
-class _Log:
-    """Runs commands and keeps what they said in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.write_text("", encoding="utf-8")
-
-    def run(self, command: Sequence[str]) -> tuple[str, bool]:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"$ {shlex.join(command)}\n{result.stdout}")
-        return result.stdout, result.returncode != 0
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One build at a time in a folder, whoever started the others."""
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    command = (*compiler.command, *flags, *objects, *torch_flags, *extra)
+    link(units, library, command, log, force=force)
 
 
 def _date() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(epoch) if epoch.isdigit() else time.time()
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d")
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be said."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _say(message: str) -> None:
-    print(f"vitkern: {message}", file=sys.stderr)
 
 
 def schemas_digest(root: Path) -> str | None:
@@ -338,19 +197,21 @@ def schemas_digest(root: Path) -> str | None:
     return hashlib.sha256(source).hexdigest()[:16]
 
 
-def write_build_info(folder: Path, info: dict[str, Any]) -> Path:
-    """Write the build information that ``vitkern._library`` reads."""
-    path = folder / parameters.BUILD_INFO_NAME
+def write_build_info(
+    folder: Path, info: dict[str, Any], name: str = parameters.BUILD_INFO_NAME
+) -> Path:
+    """Write the build information of a library, which whoever loads it reads."""
+    path = folder / name
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
 
 
-def read_build_info(folder: Path) -> dict[str, Any]:
+def read_build_info(folder: Path, name: str = parameters.BUILD_INFO_NAME) -> dict[str, Any]:
     """The build information in a folder; empty where there is none."""
     try:
-        info = json.loads((folder / parameters.BUILD_INFO_NAME).read_text(encoding="utf-8"))
+        info = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return info if isinstance(info, dict) else {}

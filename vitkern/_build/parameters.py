@@ -8,8 +8,16 @@ of the build:
     pure Python and say in one line what was missing. ``1``: anything missing or failing is an
     error. ``0``: pure Python.
 ``VITKERN_BUILD_CUDA``
-    ``0`` (default). This version compiles no CUDA sources ahead of time, so that ``auto`` is the
-    same as ``0`` and ``1`` is an error.
+    The same for the CUDA library, which needs ``nvcc`` and neither a GPU nor torch. The default is
+    ``auto`` for wheels. In a source tree (``make build``, editable installs), where it would take
+    minutes of every first build, it is ``0`` until ``VITKERN_BUILD_CUDA=1 make build`` asked for it
+    once.
+``VITKERN_CUDA_ARCHITECTURES``
+    What the CUDA library is compiled for, such as ``80;90`` (default: one for each generation that
+    the installed torch has code for, without torch all of 80, 90, 100 and 120). PTX of the oldest
+    is added, for all others and for cards to come.
+``CUDA_HOME``, ``CUDA_PATH``
+    The folder of the CUDA toolkit (default: that of the ``nvcc`` on the path, or /usr/local/cuda).
 ``VITKERN_BUILD_CXXFLAGS``
     Extra flags for every C++ file and for the link, after all others (``-fsanitize=address``).
     ``CXXFLAGS`` itself is ignored: tools often set it to ``-march=...``, and the library has to
@@ -41,11 +49,16 @@ from dataclasses import dataclass
 __all__ = [
     "BASE_FLAGS",
     "BUILD_INFO_NAME",
+    "CUDA_ARCHITECTURES",
+    "CUDA_BUILD_INFO_NAME",
+    "CUDA_LIBRARY_NAME",
     "EXTENSION_NAME",
     "HOST_FLAGS",
     "ISAS",
     "LIBRARY_NAME",
+    "MINIMUM_CUDA",
     "MINIMUM_TORCH",
+    "NVCC_FLAGS",
     "Isa",
     "build_mode",
     "extra_flags",
@@ -56,6 +69,8 @@ __all__ = [
 EXTENSION_NAME = "vitkern._C"
 LIBRARY_NAME = "_C.abi3.so"
 BUILD_INFO_NAME = "_C.build.json"
+CUDA_LIBRARY_NAME = "_cuda.so"
+CUDA_BUILD_INFO_NAME = "_cuda.build.json"
 
 MINIMUM_TORCH = (2, 10)
 """The oldest torch that the library serves; its stable ABI is the one compiled against."""
@@ -82,6 +97,20 @@ BASE_FLAGS = (
 
 HOST_FLAGS = (f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}{0:012x}",)
 """Additionally for the host files, the only ones that include torch's (stable) headers."""
+
+MINIMUM_CUDA = (12, 0)
+
+CUDA_ARCHITECTURES = (80, 90, 100, 120)
+"""The first of each generation that there are kernels for."""
+
+NVCC_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-cudart=static",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-diag-suppress=20012",  # defaulted functions need no __device__
+)
+"""Never --use_fast_math: it changes NaN, infinity and denormals."""
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (
@@ -127,16 +156,18 @@ def isas_for(machine: str, *, test_isas: bool = True) -> tuple[Isa, ...]:
     """The instruction sets of an architecture (as ``platform.machine()`` names it)."""
     x86 = machine.lower() in ("x86_64", "amd64")
     return tuple(
-        isa
-        for isa in ISAS
-        if (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
+        isa for isa in ISAS if (x86 or not isa.x86_only) and (test_isas or not isa.test_only)
     )
 
 
-def build_mode(kind: str) -> str:
-    """The value of VITKERN_BUILD_CPU or VITKERN_BUILD_CUDA: ``auto``, ``0`` or ``1``."""
+def build_mode(kind: str, *, optional: bool = False) -> str:
+    """The value of VITKERN_BUILD_CPU or VITKERN_BUILD_CUDA: ``auto``, ``0`` or ``1``.
+
+    ``optional``: CUDA kernels are built only if they are asked for.
+    """
     name = f"VITKERN_BUILD_{kind}"
-    value = os.environ.get(name, "").strip().lower() or {"CPU": "auto", "CUDA": "0"}[kind]
+    default = "0" if kind == "CUDA" and optional else "auto"
+    value = os.environ.get(name, "").strip().lower() or default
     if value not in ("auto", "0", "1"):
         raise ValueError(f"{name}={value!r}: expected auto, 0 or 1")
     return value

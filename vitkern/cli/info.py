@@ -42,6 +42,7 @@ def collect() -> dict[str, Any]:
     from vitkern._library import load
     from vitkern.bench import machine
     from vitkern.ops import _cpu
+    from vitkern.ops._cuda import device
 
     status = load()
     here = machine.describe()
@@ -54,6 +55,13 @@ def collect() -> dict[str, Any]:
             "isas_compiled": status.build.get("isas", []) if status.available else [],
             "isas_runnable": _cpu.isas(),
             "isa": here.isa,
+        },
+        "cuda_library": {
+            "available": device.not_built() is None,
+            "reason": device.not_built(),
+            "runs_here": device.missing() is None,
+            "reason_not_here": device.missing(),
+            "build": device.build_info(),
         },
         "ops": _ops(),
         "packages": {name: machine.package_version(name) for name in OPTIONAL},
@@ -112,6 +120,7 @@ def _print(found: dict[str, Any]) -> None:
         rows["flags for " + str(library["isa"])] = " ".join(flags.get(library["isa"], [])) or "none"
         rows["compiled for"] = ", ".join(library["isas_compiled"])
         rows["runs here"] = f"{', '.join(library['isas_runnable'])}; in use: {library['isa']}"
+    rows |= _cuda_rows(found["cuda_library"])
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     out.print(table)
@@ -125,6 +134,19 @@ def _print(found: dict[str, Any]) -> None:
         rest.add_row(name, escape(value) if value is not None else "not set")
     out.print()
     out.print(rest)
+
+
+def _cuda_rows(library: dict[str, Any]) -> dict[str, str]:
+    if not library["available"]:
+        return {"CUDA library": f"missing: {library['reason']}"}
+    build, reason = library["build"], library["reason_not_here"]
+    return {
+        "CUDA library": "available"
+        if reason is None
+        else f"built, but does not run here: {reason}",
+        "built for": f"architectures {build.get('architectures')}, by CUDA {build.get('cuda')}",
+        "flags of nvcc": " ".join(build.get("flags", [])),
+    }
 
 
 def _backends(ops: dict[str, dict[str, str | None]]) -> Any:

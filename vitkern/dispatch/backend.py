@@ -27,6 +27,7 @@ class Backend:
             of the call; ``needs`` says for which fields one is wanted. None where ``forward``
             is ordinary differentiable PyTorch.
         available: why the backend cannot run on this machine at all, or None if it can.
+        automatic: whether it may be chosen without being asked for by name.
     """
 
     name: str
@@ -34,3 +35,4 @@ class Backend:
     forward: Callable[[Any, bool], tuple[Any, Tensors]]
     backward: Callable[[Any, Tensors, tuple[Any, ...], tuple[bool, ...]], Tensors] | None = None
     available: Callable[[], str | None] = lambda: None
+    automatic: bool = True

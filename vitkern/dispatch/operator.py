@@ -59,16 +59,21 @@ class Operator(Generic[CallT]):
                 continue
             backend = getattr(importlib.import_module(f"{package}.{module.name}"), "BACKEND", None)
             if backend is not None:
-                self.backends[backend.name] = backend
-        self.backends = dict(sorted(self.backends.items(), key=lambda item: _rank(item[0])))
+                self.add(backend)
         OPERATORS[name] = self
+
+    def add(self, backend: Backend) -> None:
+        """Give the op one more backend."""
+        known = {**self.backends, backend.name: backend}
+        self.backends = dict(sorted(known.items(), key=lambda item: _rank(item[0])))
 
     def select(self, call: CallT, backend: str | None = None) -> Backend:
         """The backend that will compute ``call``.
 
         The one asked for by name; else the one that was measured to be the fastest for such calls
         (:mod:`vitkern.dispatch.measured`); else the first in the fixed order cuda, triton, cpu,
-        others by name, eager. Always one that does not refuse.
+        others by name, eager. Always one that does not refuse, and of those that may be chosen
+        automatically unless it is asked for.
 
         Raises:
             UnsupportedInput: a backend asked for by name refuses; lists why.
@@ -89,7 +94,7 @@ class Operator(Generic[CallT]):
             if measured is not None:
                 return measured
         for candidate in self.backends.values():
-            if not candidate.supports(call):
+            if candidate.automatic and not candidate.supports(call):
                 return candidate
         raise UnsupportedInput(self.name, call, self.refusals(call))
 
@@ -105,7 +110,8 @@ class Operator(Generic[CallT]):
             return None
         chosen = self.select(call, backend)
         if chosen.name == "eager" and all(
-            other is chosen or other.supports(call) for other in self.backends.values()
+            other is chosen or not other.automatic or other.supports(call)
+            for other in self.backends.values()
         ):
             return None
         return chosen.forward(call, False)[0]

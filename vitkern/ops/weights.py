@@ -319,3 +319,13 @@ def needs_pairs() -> bool:
     from vitkern.ops import _cpu
 
     return _cpu.sums_pairs()
+
+
+def source(weight: torch.Tensor | ConvertedWeight) -> torch.Tensor | ConvertedWeight:
+    """The tensor that kernels load: the weight, or that which they round to bfloat16."""
+    return weight.source if isinstance(weight, Bfloat16Weight) else weight
+
+
+def rounds(weight: torch.Tensor | ConvertedWeight) -> bool:
+    """Whether kernels round the operands of a product with this weight to bfloat16."""
+    return isinstance(weight, Bfloat16Weight) and weight.dtype is torch.float32

@@ -158,7 +158,12 @@ def _operator_of(call: Call) -> Operator[Any]:
 def _real_backends(operators: list[Operator[Any]]) -> list[str]:
     """Backends that automatic choice may gain from, in its order."""
     operators = operators or list(OPERATORS.values())
-    names = dict.fromkeys(name for operator in operators for name in operator.backends)
+    names = dict.fromkeys(
+        name
+        for operator in operators
+        for name, backend in operator.backends.items()
+        if backend.automatic
+    )
     return [name for name in names if name != "eager"]
 
 

@@ -164,7 +164,7 @@ class Measurement:
         takers = {
             name: backend
             for name, backend in operator.backends.items()
-            if not backend.supports(call)
+            if backend.automatic and not backend.supports(call)
         }
         key = key_of(operator.name, call)
         if not takers or key is None or not is_hashable(key):

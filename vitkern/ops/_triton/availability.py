@@ -8,10 +8,10 @@ import os
 
 import torch
 
+from vitkern.ops import _family
 from vitkern.ops._triton.recorder import ACTIVE
 from vitkern.ops.weights import ConvertedWeight
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LEAST_CAPABILITY = (8, 0)
 """Ampere: the first with asynchronous copies and bfloat16 products, which all kernels use."""
 
@@ -60,24 +60,7 @@ def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
         return []
     if reason is not None:
         return [reason]
-    device = None
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if isinstance(tensor, ConvertedWeight):
-            return [f"a weight in {tensor.form}; takes tensors"]
-        if device is None:
-            device = tensor.device
-            reasons = _device_refusals(device)
-            if reasons:
-                return reasons
-        elif tensor.device != device:
-            return [f"tensors on {device} and {tensor.device}; takes one device"]
-        if tensor.dtype not in DTYPES:
-            return [f"dtype {tensor.dtype}; takes float32, float16 and bfloat16"]
-        if tensor.layout is not torch.strided:
-            return [f"layout {tensor.layout}; takes strided tensors"]
-    return []
+    return _family.refusals(_device_refusals, tensors)
 
 
 def _device_refusals(device: torch.device) -> list[str]:

@@ -19,7 +19,6 @@ from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config
 from vitkern.ops._triton.recorder import Work, recording
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops._triton.targets import Target, target_of
-from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight
 
 MODULE = "vitkern.ops._triton.gemm_kernels"
 STEP = 64
@@ -108,16 +107,6 @@ _JOIN = Kernel(
 def matrix(tensor: torch.Tensor) -> torch.Tensor:
     """(..., K) as (rows, K)."""
     return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
-
-
-def source(weight: torch.Tensor | ConvertedWeight) -> torch.Tensor | ConvertedWeight:
-    """The tensor that kernels load: the weight, or that which they round to bfloat16."""
-    return weight.source if isinstance(weight, Bfloat16Weight) else weight
-
-
-def rounds(weight: torch.Tensor | ConvertedWeight) -> bool:
-    """Whether kernels round the operands of a product with this weight to bfloat16."""
-    return isinstance(weight, Bfloat16Weight) and weight.dtype is torch.float32
 
 
 def size(*tensors: torch.Tensor | None) -> float:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from vitkern.dispatch import Backend
-from vitkern.dispatch.backend import Tensors
 from vitkern.ops._triton import availability
 from vitkern.ops._triton.kernel import cdiv, pow2
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import TRITON
 from vitkern.ops._triton.recorder import SCORE_INSTRUCTIONS, Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops._triton.targets import target_of
+from vitkern.ops.attention import operators
 from vitkern.ops.attention import triton_spaces as spaces
 from vitkern.ops.attention.call import AttentionCall
 
@@ -136,26 +135,6 @@ def _unique(*tensors: torch.Tensor | None) -> float:
     return total
 
 
-def _joined(like: torch.Tensor) -> torch.Tensor:
-    """The layout of outputs and gradients: (B, N, heads, head_dim) in memory."""
-    batch, heads, length, head_dim = like.shape
-    return like.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
-
-
-def _allocate(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    scale: float,
-    dropout_p: float,
-    seed: torch.Tensor | None,
-    save: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _joined(q), empty_unless(save, q, q.shape[:3], torch.float32)
-
-
 def _launch(
     outputs: tuple[torch.Tensor, ...],
     q: torch.Tensor,
@@ -185,31 +164,6 @@ def _launch(
         {**inputs.constants, "SAVE": save, "WHOLE": inputs.whole},
         work,
         operand=q,
-    )
-
-
-def _allocate_backward(
-    dout: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    scale: float,
-    dropout_p: float,
-    seed: torch.Tensor | None,
-    need_q: bool,
-    need_k: bool,
-    need_v: bool,
-    need_bias: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return (
-        _joined(q) if need_q else q.new_empty(0),
-        _joined(k) if need_k else q.new_empty(0),
-        _joined(v) if need_v else q.new_empty(0),
-        q.new_empty(bias.shape if need_bias and bias is not None else (0,)),
     )
 
 
@@ -339,28 +293,4 @@ def _launch_bias(
         column_sums(result, dbias)
 
 
-_forward: Callable[..., Any] = operator("attention", _allocate, _launch)
-_backward: Callable[..., Any] = operator("attention_backward", _allocate_backward, _launch_backward)
-
-
-def forward(call: AttentionCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
-    """Keeps the output and the logarithm of each row's sum of exponentials."""
-    out, lse = _forward(*call, needs_grad)
-    return out, (out, lse) if needs_grad else ()
-
-
-def backward(
-    call: AttentionCall,
-    saved: Tensors,
-    grads: tuple[torch.Tensor, ...],
-    needs: tuple[bool, ...],
-) -> Tensors:
-    """One gradient per argument, None where it is not wanted."""
-    wanted = needs[:4]  # q, k, v, bias
-    q, k, v, *rest = call
-    computed = _backward(grads[0], q, k, v, *saved, *rest, *wanted)
-    results = (grad if need else None for grad, need in zip(computed, wanted, strict=True))
-    return (*results, None, None, None, None)
-
-
-BACKEND = Backend("triton", supports, forward, backward, availability.missing)
+BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 
-from vitkern.dispatch import Backend
-from vitkern.dispatch.backend import Tensors
 from vitkern.ops._triton import availability
 from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config, pow2
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import TRITON
 from vitkern.ops._triton.recorder import Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops._triton.targets import target_of
+from vitkern.ops.layer_norm import operators
 from vitkern.ops.layer_norm.call import LayerNormCall
-from vitkern.ops.layer_norm.reference import Output
 
 WIDEST = 16384
 """A program has whole rows in registers."""
@@ -64,22 +62,6 @@ def _bytes(*tensors: torch.Tensor | None) -> float:
     return float(sum(t.numel() * t.element_size() for t in tensors if t is not None))
 
 
-def _allocate(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-    residual: torch.Tensor | None,
-    save: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows = x.numel() // x.shape[-1]
-    return (
-        x.new_empty(x.shape),
-        empty_unless(residual is not None, x, x.shape),
-        empty_unless(save, x, (rows, 2), torch.float32),
-    )
-
-
 def _launch(
     outputs: tuple[torch.Tensor, ...],
     x: torch.Tensor,
@@ -116,25 +98,6 @@ def _launch(
         work,
         operand=x,
     )  # fmt: skip
-
-
-def _allocate_backward(
-    dy: torch.Tensor,
-    dsum: torch.Tensor | None,
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    stats: torch.Tensor,
-    need_x: bool,
-    need_weight: bool,
-    need_bias: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    like, width = x if weight is None else weight, x.shape[-1]
-    return (
-        empty_unless(need_x, x, x.shape),
-        empty_unless(need_weight, like, (width,)),
-        # The parameters' dtype is that of weight; a bias alone may have another one.
-        empty_unless(need_bias, like, (width,), torch.float32 if weight is None else None),
-    )
 
 
 def _launch_backward(
@@ -189,40 +152,4 @@ def _launch_backward(
         column_sums(partial_bias, dbias)
 
 
-_forward = operator("layer_norm", _allocate, _launch)
-_backward = operator("layer_norm_backward", _allocate_backward, _launch_backward)
-
-
-def forward(call: LayerNormCall, needs_grad: bool) -> tuple[Output, Tensors]:
-    """Keeps the statistics, and the sum where there is a residual: it is what was normalised."""
-    y, total, stats = _forward(call.x, call.weight, call.bias, call.eps, call.residual, needs_grad)
-    if call.residual is None:
-        return y, (stats,) if needs_grad else ()
-    return (y, total), (total, stats) if needs_grad else ()
-
-
-def backward(
-    call: LayerNormCall,
-    saved: Tensors,
-    grads: tuple[torch.Tensor, ...],
-    needs: tuple[bool, ...],
-) -> Tensors:
-    """``x`` and ``residual`` get the same gradient, since only their sum matters."""
-    need_x, need_weight, need_bias, _, need_residual = needs
-    if call.residual is None:
-        normalised, (stats,), (dy,), dsum = call.x, saved, grads, None
-    else:
-        (normalised, stats), (dy, dsum) = saved, grads  # type: ignore[assignment]
-    dx, dweight, dbias = _backward(
-        dy, dsum, normalised, call.weight, stats, need_x or need_residual, need_weight, need_bias
-    )
-    return (
-        dx if need_x else None,
-        dweight if need_weight else None,
-        dbias.to(call.bias.dtype) if need_bias and call.bias is not None else None,
-        None,
-        dx if need_residual else None,
-    )
-
-
-BACKEND = Backend("triton", supports, forward, backward, availability.missing)
+BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)

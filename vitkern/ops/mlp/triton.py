@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from vitkern.dispatch import Backend
-from vitkern.dispatch.backend import Tensors
-from vitkern.ops._cpu import ACTIVATIONS
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import TRITON
+from vitkern.ops.mlp import operators
 from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.weights import source
 
 
 def supports(call: MlpCall) -> list[str]:
     """Reasons to refuse: those of every op, and of weights as int8."""
     return availability.refusals(
-        call.x, gemm.source(call.weight1), call.bias1, gemm.source(call.weight2), call.bias2,
+        call.x, source(call.weight1), call.bias1, source(call.weight2), call.bias2,
         call.gamma, call.residual,
     )  # fmt: skip
-
-
-def _allocate(
-    x: torch.Tensor,
-    weight1: torch.Tensor,
-    bias1: torch.Tensor | None,
-    weight2: torch.Tensor,
-    bias2: torch.Tensor | None,
-    activation: int,
-    gamma: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    half1: bool,
-    half2: bool,
-    save: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows = x.shape[:-1]
-    y = x.new_empty((*rows, weight2.shape[0]))
-    return (
-        y,
-        empty_unless(save, x, (*rows, weight1.shape[0])),
-        empty_unless(save and gamma is not None, x, y.shape),
-    )
 
 
 def _launch(
@@ -66,33 +43,6 @@ def _launch(
     keep = out2 if save and gamma is not None else None
     second = Epilogue(bias2, gamma=gamma, residual=residual, pre=keep)
     gemm.product(hidden, weight2.t(), y, second, half=half2)
-
-
-def _allocate_backward(
-    dy: torch.Tensor,
-    x: torch.Tensor,
-    weight1: torch.Tensor,
-    weight2: torch.Tensor,
-    pre1: torch.Tensor,
-    out2: torch.Tensor | None,
-    activation: int,
-    gamma: torch.Tensor | None,
-    need_x: bool,
-    need_weight1: bool,
-    need_bias1: bool,
-    need_weight2: bool,
-    need_bias2: bool,
-    need_gamma: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    hidden, width = weight1.shape[0], weight2.shape[0]
-    return (
-        empty_unless(need_x, x, x.shape),
-        empty_unless(need_weight1, x, weight1.shape),
-        empty_unless(need_bias1, x, (hidden,)),
-        empty_unless(need_weight2, x, weight2.shape),
-        empty_unless(need_bias2, x, (width,)),
-        empty_unless(need_gamma, x, (width,)),
-    )
 
 
 def _launch_backward(
@@ -142,38 +92,4 @@ def _launch_backward(
         gemm.product(dout2.t(), hidden, dweight2)
 
 
-_forward = operator("mlp", _allocate, _launch)
-_backward = operator("mlp_backward", _allocate_backward, _launch_backward)
-
-
-def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
-    """Keeps what the activation was applied to and, where there is a gamma, what it multiplied."""
-    y, pre1, out2 = _forward(
-        call.x, gemm.source(call.weight1), call.bias1, gemm.source(call.weight2), call.bias2,
-        ACTIVATIONS.index(call.activation), call.gamma, call.residual,
-        gemm.rounds(call.weight1), gemm.rounds(call.weight2), needs_grad,
-    )  # fmt: skip
-    return y, (pre1, None if call.gamma is None else out2) if needs_grad else ()
-
-
-def backward(
-    call: MlpCall,
-    saved: Tensors,
-    grads: tuple[torch.Tensor, ...],
-    needs: tuple[bool, ...],
-) -> Tensors:
-    """The residual's gradient is the output's."""
-    (dy,), (pre1, out2) = grads, saved
-    need_x, need_weight1, need_bias1, need_weight2, need_bias2, _, need_gamma, need_residual = needs
-    wanted = (need_x, need_weight1, need_bias1, need_weight2, need_bias2, need_gamma)
-    results: list[torch.Tensor | None] = [None] * len(wanted)
-    if any(wanted):
-        computed = _backward(
-            dy, call.x, call.weight1, call.weight2, pre1, out2,
-            ACTIVATIONS.index(call.activation), call.gamma, *wanted,
-        )  # fmt: skip
-        results = [grad if need else None for grad, need in zip(computed, wanted, strict=True)]
-    return (*results[:5], None, results[5], dy if need_residual else None)
-
-
-BACKEND = Backend("triton", supports, forward, backward, availability.missing)
+BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from vitkern.dispatch import Backend
-from vitkern.dispatch.backend import Tensors
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue, Finish, Plan
 from vitkern.ops._triton.kernel import Kernel
-from vitkern.ops._triton.operator import empty_unless, operator
+from vitkern.ops._triton.operator import TRITON
 from vitkern.ops._triton.recorder import Work
+from vitkern.ops.patch_embed import operators
 from vitkern.ops.patch_embed.call import PatchEmbedCall
 
 _MODULE = "vitkern.ops.patch_embed.triton_kernels"
@@ -56,13 +55,6 @@ def _multiply(
     kernel(how.grid, {**arguments, **how.sizes()}, how.constants, work, operand=operand)
 
 
-def _allocate(
-    images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> tuple[torch.Tensor]:
-    patches = (images.shape[2] // weight.shape[2]) * (images.shape[3] // weight.shape[3])
-    return (images.new_empty((images.shape[0], patches, weight.shape[0])),)
-
-
 def _launch(
     outputs: tuple[torch.Tensor, ...],
     images: torch.Tensor,
@@ -85,21 +77,6 @@ def _launch(
         b, finish.traffic(partial),
     )  # fmt: skip
     finish(partial)
-
-
-def _allocate_backward(
-    dy: torch.Tensor,
-    images: torch.Tensor,
-    weight: torch.Tensor,
-    need_images: bool,
-    need_weight: bool,
-    need_bias: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return (
-        empty_unless(need_images, images, images.shape),
-        empty_unless(need_weight, images, weight.shape),
-        empty_unless(need_bias, images, (weight.shape[0],)),
-    )
 
 
 def _launch_backward(
@@ -143,24 +120,4 @@ def _launch_backward(
         )  # fmt: skip
 
 
-_forward = operator("patch_embed", _allocate, _launch)
-_backward = operator("patch_embed_backward", _allocate_backward, _launch_backward)
-
-
-def forward(call: PatchEmbedCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
-    """Keeps nothing: backward reads the images again."""
-    return _forward(call.images, call.weight, call.bias)[0], ()
-
-
-def backward(
-    call: PatchEmbedCall,
-    saved: Tensors,
-    grads: tuple[torch.Tensor, ...],
-    needs: tuple[bool, ...],
-) -> Tensors:
-    """One gradient per argument, None where it is not wanted."""
-    computed = _backward(grads[0], call.images, call.weight, *needs)
-    return tuple(grad if need else None for grad, need in zip(computed, needs, strict=True))
-
-
-BACKEND = Backend("triton", supports, forward, backward, availability.missing)
+BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)

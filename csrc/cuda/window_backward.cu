@@ -1,0 +1,74 @@
+// Attention within shifted windows, backward.
+#include "attention_backward.cuh"
+#include "window_space.cuh"
+
+namespace vitkern {
+
+void window_delta(const Window& p, Stream stream) {
+  with_window(p, [&](auto head, const auto& space) {
+    launch_delta<typename decltype(head)::type>(space, stream);
+  });
+}
+
+void window_backward_queries(const Window& p, Stream stream) {
+  with_window(p, [&](auto head, const auto& space) {
+    launch_backward_queries<typename decltype(head)::type>(space, stream);
+  });
+}
+
+void window_backward_keys(const Window& p, Stream stream) {
+  with_window(p, [&](auto head, const auto& space) {
+    launch_backward_keys<typename decltype(head)::type>(space, stream);
+  });
+}
+
+// dscores (splits, heads, positions, positions): all windows of all images share a head's table.
+void window_backward_bias(const Window& p, Stream stream) {
+  const int64_t windows = p.batch * p.down * p.across;
+  const BiasSums sums{p.heads, p.heads, p.heads, 1, windows, p.each, p.splits};
+  with_window(p, [&](auto head, const auto& space) {
+    launch_backward_bias<typename decltype(head)::type>(space, sums, stream);
+  });
+}
+
+constexpr int TABLE_WARPS = 4;
+
+// dtable from dscores (heads, positions, positions): a warp sums over the pairs of positions that
+// are a row's distance apart.
+template <class T>
+__global__ void __launch_bounds__(TABLE_WARPS* WARP)
+    window_table_kernel(const Window p, const Divider by_width) {
+  const int height = static_cast<int>(p.window_h), width = static_cast<int>(p.window_w);
+  const int span = 2 * width - 1, rows = (2 * height - 1) * span, positions = height * width;
+  const int64_t entry = static_cast<int64_t>(blockIdx.x) * TABLE_WARPS + threadIdx.x / WARP;
+  if (entry >= rows * p.heads) return;
+  const int row = static_cast<int>(entry % rows);
+  const int64_t head = entry / rows;
+  const int down = row / span - (height - 1), right = row % span - (width - 1);
+  const float* from = static_cast<const float*>(p.dscores) + head * positions * positions;
+  float sum = 0.0f;
+  for (int i = static_cast<int>(threadIdx.x) % WARP; i < positions; i += WARP) {
+    const int y = by_width(i) - down, x = i - by_width(i) * width - right;
+    if (y < 0 || y >= height || x < 0 || x >= width) continue;
+    sum += from[static_cast<int64_t>(i) * positions + y * width + x];
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % WARP == 0) static_cast<T*>(p.dtable)[row * p.heads + head] = from_float<T>(sum);
+}
+
+void window_table_gradient(const Window& p, Stream stream) {
+  with_format(p.format, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const int64_t rows = (2 * p.window_h - 1) * (2 * p.window_w - 1);
+    const dim3 grid(static_cast<unsigned>(ceil_div(rows * p.heads, TABLE_WARPS)));
+    launch(window_table_kernel<T>, grid, TABLE_WARPS * WARP, 0, stream, p, Divider(p.window_w));
+  });
+}
+
+}  // namespace vitkern
+
+VITKERN_ENTRY(window_delta, Window)
+VITKERN_ENTRY(window_backward_queries, Window)
+VITKERN_ENTRY(window_backward_keys, Window)
+VITKERN_ENTRY(window_backward_bias, Window)
+VITKERN_ENTRY(window_table_gradient, Window)

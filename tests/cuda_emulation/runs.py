@@ -1,0 +1,76 @@
+"""Small runs of an op on a library of kernels, right or wrong, outside of dispatch."""
+
+from __future__ import annotations
+
+import torch
+
+from vitkern.ops._cuda import gemm
+from vitkern.ops._cuda.kernels import CudaKernels
+from vitkern.ops._cuda.sums import column_sums
+from vitkern.ops.attention import cuda as attention_op
+from vitkern.ops.layer_norm import cuda as layer_norm
+
+
+def _normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def wide_rows(kernels: CudaKernels) -> None:
+    """Layer normalisation by blocks."""
+    x, none = _normal(5, 2052), torch.empty(0)
+    y = torch.full_like(x, float("nan"))
+    layer_norm._launch(kernels, (y, none, none), x, None, None, 1e-5, None, False)
+    torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, x.shape[1:]))
+
+
+def short_rows(kernels: CudaKernels) -> None:
+    """Layer normalisation by warps, with its backward."""
+    x, dy, weight = _normal(9, 83), _normal(9, 83).flip(0), _normal(83)
+    y, stats, none = torch.full_like(x, float("nan")), torch.empty(9, 2), torch.empty(0)
+    layer_norm._launch(kernels, (y, none, stats), x, weight, None, 1e-5, None, True)
+    found = (torch.empty_like(x), torch.empty(83), torch.empty(83))
+    layer_norm._launch_backward(kernels, found, dy, None, x, weight, stats, True, True, True)
+    leaves = (x.requires_grad_(), weight.requires_grad_(), torch.zeros(83, requires_grad=True))
+    expected = torch.nn.functional.layer_norm(x, (83,), *leaves[1:])
+    torch.testing.assert_close(y, expected.detach())
+    torch.testing.assert_close(found, torch.autograd.grad(expected, leaves, dy))
+
+
+def sums(kernels: CudaKernels) -> None:
+    """Of columns."""
+    partial, total = _normal(11, 70), torch.full((70,), float("nan"))
+    column_sums(kernels, partial, total)
+    torch.testing.assert_close(total, partial.sum(0))
+
+
+def _product(kernels: CudaKernels, m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    a, b, bias = _normal(m, k).to(dtype), _normal(n, k).flip(0).to(dtype), _normal(n).to(dtype)
+    c = torch.full((m, n), float("nan"), dtype=dtype)
+    gemm.product(kernels, a, b, c, gemm.Epilogue(bias, activation=3))
+    expected = torch.relu(torch.nn.functional.linear(a.double(), b.double(), bias.double()))
+    torch.testing.assert_close(c.double(), expected, rtol=0.02, atol=0.05)
+
+
+def product(kernels: CudaKernels) -> None:
+    """Whose operands are copied 16 bytes at a time, through every stage of the ring and again."""
+    _product(kernels, 70, 72, 328, torch.bfloat16)
+
+
+def scattered_product(kernels: CudaKernels) -> None:
+    """Whose operands are copied by elements."""
+    _product(kernels, 66, 65, 83, torch.bfloat16)
+
+
+def float32_product(kernels: CudaKernels) -> None:
+    """Without tensor cores."""
+    _product(kernels, 70, 72, 84, torch.float32)
+
+
+def attention(kernels: CudaKernels) -> None:
+    """Keys that go through both stages twice, the last tile of them not full."""
+    q, k, v = (_normal(1, 2, n, 32).to(torch.bfloat16) for n in (70, 200, 200))
+    out, none = torch.full_like(q, float("nan")), torch.empty(0)
+    out = out.transpose(1, 2).contiguous().transpose(1, 2)
+    attention_op._launch(kernels, (out, none), q, k, v, None, None, 0.1, 0.0, None, False)
+    expected = (0.1 * q.double() @ k.double().mT).softmax(-1) @ v.double()
+    torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.004)

@@ -1,0 +1,152 @@
+"""Matrix products of ``linear``, ``mlp`` and ``patch_embed``.
+
+With something to fuse they are csrc/cuda's; without, PyTorch's, which are cuBLASLt's on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vitkern.ops._cuda.kernels import CudaKernels
+from vitkern.ops._cuda.library import Field
+from vitkern.ops._cuda.shapes import loads_vectors, rows
+from vitkern.ops._cuda.sums import column_sums
+
+QUAD = 4
+"""Elements of a row that an epilogue loads and stores at once."""
+
+
+def matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """(..., K) as (rows, K), of any strides."""
+    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows a product with an (M, N) result: see csrc/cuda/epilogue.cuh.
+
+    ``slope``, ``pre`` and ``activated`` are (..., N) and contiguous, ``residual`` is (..., N) of
+    any strides, ``bias`` and ``gamma`` are (N,).
+    """
+
+    bias: torch.Tensor | None = None
+    activation: int = 0
+    gamma: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    slope: torch.Tensor | None = None
+    pre: torch.Tensor | None = None
+    activated: torch.Tensor | None = None
+
+    def is_bias(self) -> bool:
+        """Whether that is all."""
+        others = (self.gamma, self.residual, self.slope, self.pre, self.activated)
+        return not self.activation and all(other is None for other in others)
+
+    def fields(self, c: torch.Tensor) -> dict[str, Field]:
+        """Of a kernel's struct; ``c`` (..., N) is contiguous."""
+        residual = None if self.residual is None else rows(self.residual)
+        bias = None if self.bias is None else self.bias.contiguous()
+        gamma = None if self.gamma is None else self.gamma.contiguous()
+        slope = None if self.slope is None else self.slope.contiguous()
+        residual_row = 0 if residual is None else residual.stride(0)
+        n, each = c.shape[-1], QUAD * c.element_size()
+        tensors = (c, bias, gamma, residual, slope, self.pre, self.activated)
+        starts = all(tensor is None or tensor.data_ptr() % each == 0 for tensor in tensors)
+        return {
+            "c": c, "bias": bias, "gamma": gamma, "residual": residual, "slope": slope,
+            "pre": self.pre, "activated": self.activated, "residual_row": residual_row,
+            "activation": self.activation,
+            "quads": starts and n % QUAD == 0 and residual_row % QUAD == 0,
+        }  # fmt: skip
+
+
+def product(
+    kernels: CudaKernels, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, after: Epilogue
+) -> None:
+    """``c = epilogue(a @ b.T)``: a (M, K) and b (N, K) of any strides, c (..., N) contiguous."""
+    m, n = a.shape[0], b.shape[0]
+    if m == 0 or n == 0:
+        return
+    if after.is_bias():
+        plain(a, b.t(), c, after.bias)
+        return
+    aligned = a.stride(1) == b.stride(1) == 1 and loads_vectors(a, b)
+    kernels.run(
+        "gemm", c, a=a, a_row=a.stride(0), a_step=a.stride(1), m=m,
+        **of_columns(kernels, b, aligned), **after.fields(c),
+    )  # fmt: skip
+
+
+def of_columns(kernels: CudaKernels, b: torch.Tensor, aligned: bool) -> dict[str, Any]:
+    """Fields of every product: those about b (N, K)."""
+    return {
+        "b": b, "b_row": b.stride(0), "b_step": b.stride(1), "n": b.shape[0], "k": b.shape[1],
+        "aligned": aligned, "processors": kernels.processors(b.device), "tf32": kernels.tf32(b),
+    }  # fmt: skip
+
+
+def plain(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, bias: torch.Tensor | None = None
+) -> None:
+    """``c = a @ b + bias``: a (M, K), b (K, N), c (..., N) contiguous."""
+    out = c.view(a.shape[0], b.shape[1])
+    with torch.no_grad():  # what is written into has no gradient; ops have their own backward
+        if bias is None:
+            torch.mm(a, b, out=out)
+        else:
+            torch.addmm(bias, a, b, out=out)
+
+
+def gradient(
+    kernels: CudaKernels,
+    dy: torch.Tensor,
+    pre: torch.Tensor | None,
+    gamma: torch.Tensor | None,
+    activation: int,
+    *,
+    dpre: bool,
+    dbias: torch.Tensor | None,
+    dgamma: torch.Tensor | None,
+) -> torch.Tensor:
+    """``dy * gamma * activation'(pre)`` (rows, N), and its sums of columns, in one pass over dy.
+
+    Args:
+        kernels: that compute it.
+        dy: (..., N).
+        pre: (..., N), contiguous: what the activation was applied to.
+        gamma: (N,): what the activation's result was multiplied by.
+        activation: index of.
+        dpre: whether the product itself is needed; it is ``dy`` where nothing changes it.
+        dbias, dgamma: (N,), get the sums of the result, and of ``dy * activation(pre)``.
+    """
+    changes = bool(activation) or gamma is not None
+    dy = rows(dy)
+    count, width = dy.shape
+    out = dy.new_empty(dy.shape) if changes and dpre else None
+    result = dy if out is None else out
+    if width == 0 or (out is None and dbias is None and dgamma is None):
+        return result
+    # Some programs for each processor, each with enough rows that its sums are few bytes.
+    wanted = -(-16 * kernels.processors(dy.device) // -(-width // 128))
+    each = max(-(-count // wanted), 16)
+    programs = -(-count // each)
+    sums, gamma_sums = (
+        None if total is None else dy.new_empty((programs, width), dtype=torch.float32)
+        for total in (dbias, dgamma)
+    )
+    if programs:
+        kernels.run(
+            "gradient", dy,
+            dy=dy, pre=None if pre is None else pre.contiguous(),
+            gamma=None if gamma is None else gamma.contiguous(), dpre=out, dbias=sums,
+            dgamma=gamma_sums, rows=count, width=width, dy_row=dy.stride(0), programs=programs,
+            each=each, activation=activation,
+        )  # fmt: skip
+    for partial, total in ((sums, dbias), (gamma_sums, dgamma)):
+        if partial is not None and total is not None:
+            column_sums(kernels, partial, total)
+    return result
