@@ -69,9 +69,11 @@ cuda-check: venv ## CUDA kernels: emulated on the CPU, and compiled for GPUs wit
 cuda-limits: venv ## write the CUDA gate's limits and table, after a change that is meant
 	$(BIN)/python -m vitkern.bench.gpu.cuda_gate --write docs
 
-# Where Python has PyTorch, Triton and pytest already, no environment is needed:
-# python3 -m vitkern.bench.gpu.check, in this folder. (GPU_ARGS="--minutes 15 --resume")
-gpu-check: venv ## parity tests and benchmarks on the GPU of this machine
+# Where Python has PyTorch, Triton and pytest already, no environment is needed: in this folder
+# VITKERN_BUILD_CUDA=auto python3 setup.py build_kernels, if there is nvcc, and
+# python3 -m vitkern.bench.gpu.check. (GPU_ARGS="--minutes 15 --resume")
+gpu-check: venv ## parity tests and benchmarks on the GPU of this machine, of CUDA kernels too if there is nvcc
+	VITKERN_BUILD_CUDA=auto $(BIN)/python setup.py --quiet build_kernels
 	$(BIN)/python -m vitkern.bench.gpu.check $(GPU_ARGS)
 
 clean: ## remove what was built; the environment stays (rm -rf .venv)
