@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 import threading
 import weakref
@@ -63,6 +64,7 @@ def close(
     eager: torch.Tensor,
     exact: torch.Tensor,
     residual: torch.Tensor | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Without the residual, the kernel is as far from the exact product as eager, and near eager.
 
@@ -75,7 +77,7 @@ def close(
     assert eager.dtype == torch.float32
     if kernel.numel() == 0:
         return
-    further, apart = LIMITS[kernel.dtype]
+    further, apart = limits or LIMITS[kernel.dtype]
     eager = eager.to(kernel.dtype).double()
     rounding = 1e-6 * (exact if residual is None else exact - residual.double()).norm()
     ours, theirs = (kernel - exact).norm(), (eager - exact).norm()
@@ -150,7 +152,39 @@ def test_mlp_and_its_block_in_all_pairs_of_forms(
                 close(run("cpu", *given), eager, x + g * exact, x)
 
 
+PAIRS = ("avx512_emulated", "avx512_bf16", "amx")
+"""The instruction sets that multiply pairs of bfloat16: attention within a block does it there."""
+PAIRS_LIMITS = (
+    1.06,
+    0.5,
+)  # as LIMITS, where attention rounds its weights too; measured: 1.032, 0.34
+
+
+@pytest.fixture
+def rounded_attention(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    """On these, what goes into eager attention within a float32 block, and comes out, is rounded."""
+    if isa not in PAIRS:
+        return
+
+    def round_around(name: str, operands: tuple[str, ...]) -> None:
+        module = importlib.import_module(f"vitkern.ops.{name}_block.reference")
+        attend = getattr(module, name)
+
+        def rounded(call: Any) -> torch.Tensor:
+            given = {field: getattr(call, field) for field in operands}
+            if given[operands[0]].dtype != torch.float32:
+                return attend(call)
+            shorter = {f: t.bfloat16().float() for f, t in given.items() if t is not None}
+            return attend(call._replace(**shorter)).bfloat16().float()
+
+        monkeypatch.setattr(module, name, rounded)
+
+    round_around("attention", ("q", "k", "v"))
+    round_around("window_attention", ("qkv", "pad"))
+
+
 @needs_kernels
+@pytest.mark.usefixtures("rounded_attention")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("isa", ISAS)
 @torch.no_grad()
@@ -168,7 +202,8 @@ def test_attention_blocks(isa: str, form: str) -> None:
         results = {
             name: run(x, n, nb, *converted, table, backend=name) for name in ("cpu", "eager")
         }
-        close(results["cpu"], results["eager"], exact, x)
+        limits = PAIRS_LIMITS if isa in PAIRS else None
+        close(results["cpu"], results["eager"], exact, x, limits)
 
     def plain(*args: Any, backend: str) -> torch.Tensor:
         return ops.attention_block(*args[:-1], num_heads=heads, backend=backend)

@@ -36,11 +36,11 @@ VK_INLINE void release_registers() { asm volatile("tilerelease"); }
 
 #define VK_ALWAYS __attribute__((always_inline))
 
-// c (kTileColumns words a row) = A * B for `High` tiles of rows, at `upper` and `lower`, and `Wide` of columns;
-// calls `meanwhile` with every 16 steps of K.
+// c (`ldc` words a row) = A * B for `High` tiles of rows, at `upper` and `lower`, and `Wide` of columns; calls
+// `meanwhile` with every 16 steps of K.
 template <Dot D, int High, int Wide, class F>
 static void multiply_square(int64_t k, const float* upper, const float* lower, int64_t lda, const float* b, float* c,
-                            const F& meanwhile) {
+                            int64_t ldc, const F& meanwhile) {
   VK_TILE_ZERO(0);
   if constexpr (Wide == 2) VK_TILE_ZERO(1);
   if constexpr (High == 2) VK_TILE_ZERO(2);
@@ -57,11 +57,17 @@ static void multiply_square(int64_t k, const float* upper, const float* lower, i
     b += kSide * Wide * kSide;
     meanwhile();
   }
-  constexpr int64_t kRow = kTileColumns * 4;
-  VK_TILE_STORE(0, c, kRow);
-  if constexpr (Wide == 2) VK_TILE_STORE(1, c + kSide, kRow);
-  if constexpr (High == 2) VK_TILE_STORE(2, c + kSide * kTileColumns, kRow);
-  if constexpr (High == 2 && Wide == 2) VK_TILE_STORE(3, c + kSide * kTileColumns + kSide, kRow);
+  VK_TILE_STORE(0, c, ldc * 4);
+  if constexpr (Wide == 2) VK_TILE_STORE(1, c + kSide, ldc * 4);
+  if constexpr (High == 2) VK_TILE_STORE(2, c + kSide * ldc, ldc * 4);
+  if constexpr (High == 2 && Wide == 2) VK_TILE_STORE(3, c + kSide * ldc + kSide, ldc * 4);
+}
+
+// The function for a square of so many rows and columns.
+template <Dot D, class F>
+VK_INLINE auto square_function(int64_t rows, int64_t columns) {
+  return rows > kSide ? columns > kSide ? multiply_square<D, 2, 2, F> : multiply_square<D, 2, 1, F>
+                      : columns > kSide ? multiply_square<D, 1, 2, F> : multiply_square<D, 1, 1, F>;
 }
 
 // Does nothing but products of what is in the registers; returns how many operations it did.
@@ -131,11 +137,8 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
           before.finish(share);
         };
         const float *upper = r < whole ? a + r * lda : rest, *lower = r + kSide < whole ? a + (r + kSide) * lda : rest;
-        const auto multiply = rows > kSide ? width > kSide ? multiply_square<D, 2, 2, decltype(meanwhile)>
-                                                           : multiply_square<D, 2, 1, decltype(meanwhile)>
-                                           : width > kSide ? multiply_square<D, 1, 2, decltype(meanwhile)>
-                                                           : multiply_square<D, 1, 1, decltype(meanwhile)>;
-        multiply(k, upper, lower, lda, panel<D>(b_side.panels, k, p), c, meanwhile);
+        square_function<D, decltype(meanwhile)>(rows, width)(k, upper, lower, lda, panel<D>(b_side.panels, k, p), c,
+                                                             kTileColumns, meanwhile);
         before.finish(kTileRows);
         before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
                   c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};

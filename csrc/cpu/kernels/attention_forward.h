@@ -5,6 +5,7 @@
 #include "attention_rows.h"
 #include "attention_tiles.h"
 #include "dropout.h"
+#include "pairs.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -112,6 +113,74 @@ static void attend(const Runtime& rt, const AttentionArgs& a, const Head<T>& h, 
   }
 }
 
+#if VITKERN_BF16_DOT
+// Whether attend_pairs can do it. (Dropout is for training, where all the time is in the gradient.)
+static bool multiplies_pairs(const AttentionArgs& a) {
+  const auto even = [](const void* p, const Strides3& s) {
+    return (uintptr_t)p % 4 == 0 && s.batch % 2 == 0 && s.head % 2 == 0 && s.row % 2 == 0;
+  };
+  return a.head_dim % 2 == 0 && even(a.k, a.k_strides) && a.scale > 0 && a.dropout_p == 0;
+}
+
+// The same where the processor multiplies pairs of bfloat16: weights of values are rounded to it.
+template <Base B>
+static void attend_pairs(const Runtime& rt, const AttentionArgs& a, const Head<bf16>& h, int64_t first, int64_t last) {
+  const int64_t n = h.keys, d = a.head_dim, padded = round_up(n, W), block = kOnTiles<pairs::kDot> ? kTileRows : 3 * MR;
+  const int64_t ldq = padded_stride(pairs::words(d)), lds = padded_stride(padded);
+  const int64_t ldp = padded_stride(pairs::words(padded)), ldc = round_up(d, W);
+
+  const bf16** rows_at = (const bf16**)rt.scratch(kTile, n * sizeof(bf16*));
+  float* kt = (float*)rt.scratch(kPanelsB, (pairs::packed(n, d) + pairs::packed(d, n)) * 4 + 64);
+  float* v = kt + pairs::packed(n, d);
+  for (int64_t j = 0; j < n; j++) rows_at[j] = h.k + j * a.k_strides.row;
+  pairs::pack_transposed(rows_at, 0, n, d, kt);
+  for (int64_t j = 0; j < n; j++) rows_at[j] = h.v + j * a.v_strides.row;
+  pairs::pack(rows_at, 0, n, d, v);
+  float* q = (float*)rt.scratch(kOp, block * (ldq + ldp + lds + ldc) * 4);
+  float *p = q + block * ldq, *s = p + block * ldp, *c = s + block * lds;
+  memset(q, 0, block * (ldq + ldp) * 4);  // what lies behind head_dim and behind the keys
+
+  const float scale = B == Base::two ? a.scale * kLog2e : 1.f;
+  const auto logits = [&](int64_t r, int64_t j) __attribute__((always_inline)) {
+    return load(s + r * lds + j) * splat(scale);
+  };
+  pairs::begin();
+  for (int64_t row = first; row < last; row += block) {
+    const int64_t rows = smaller(block, last - row);
+    for (int64_t r = 0; r < rows; r++) memcpy(q + r * ldq, h.q + (row + r) * a.q_strides.row, d * sizeof(bf16));
+    pairs::multiply(q, ldq, rows, kt, n, d, s, lds);
+    for (int64_t r = 0; r < rows; r++) {
+      float* w = s + r * lds;
+      if (h.bias) {
+        for (int64_t j = 0; j < n; j += W) store(w + j, load(w + j) * splat(a.scale));
+        add_bias(w, h.bias + (row + r) * a.bias_strides[2], a.bias_strides[3], n);
+      }
+      if (h.mask) ignore_masked(w, h.mask, n);
+      end_row(w, n);
+    }
+    float tops[kSoftmaxRows], sums[kSoftmaxRows + W], factors[kSoftmaxRows + W];
+    softmax_into<B>(rows, padded, logits, (bf16*)p, 2 * ldp, tops, sums);
+    normalizers(sums, rows, factors);
+    pairs::multiply(p, ldp, rows, v, d, n, c, ldc);
+    for (int64_t r = 0; r < rows; r++) {
+      if (a.lse) a.lse[h.index * a.queries + row + r] = log_sum<B>(tops[r], sums[r]);
+      store_row(c + r * ldc, d, factors[r], h.row_of(a.out, a, a.queries, row + r));
+    }
+  }
+  pairs::end();
+}
+#endif
+
+// The products in the dtype's own precision where the processor has instructions for them.
+template <Base B, class T>
+static void attend_best(const Runtime& rt, const AttentionArgs& a, const Head<T>& h, int64_t first, int64_t last) {
+#if VITKERN_BF16_DOT
+  if constexpr (sizeof(T) == 2)
+    if (multiplies_pairs(a)) return attend_pairs<B>(rt, a, h, first, last);
+#endif
+  attend<T, B>(rt, a, h, first, last);
+}
+
 template <class T>
 static void attention_as(const Runtime& rt, const AttentionArgs& a) {
   const int64_t units = a.batch * a.heads;
@@ -123,8 +192,8 @@ static void attention_as(const Runtime& rt, const AttentionArgs& a) {
   for_tasks(rt, units * pieces, [&](int64_t task) {
     const Head<T> head(a, task / pieces);
     const int64_t i = task % pieces, first = a.queries * i / pieces, last = a.queries * (i + 1) / pieces;
-    if (a.bias) attend<T, Base::e>(rt, a, head, first, last);
-    else attend<T, Base::two>(rt, a, head, first, last);
+    if (a.bias) attend_best<Base::e>(rt, a, head, first, last);
+    else attend_best<Base::two>(rt, a, head, first, last);
   });
 }
 static void attention(const Runtime& rt, const AttentionArgs& a) {

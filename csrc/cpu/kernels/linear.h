@@ -18,7 +18,7 @@ static void linear_as(const Runtime& rt, const LinearArgs& a) {
   e.residual_stride = a.residual_stride;
   e.pre = (T*)a.pre;
   e.side_stride = out;
-  multiply_rows(rt, (const T*)a.x, a.x_stride, a.rows, Norm{}, a.weight, vectors, e);
+  multiply_rows<T>(rt, (const T*)a.x, a.x_stride, a.rows, Norm{}, a.weight, vectors, e);
 }
 static void linear(const Runtime& rt, const LinearArgs& a) {
   with_type(a.type, [&](auto t) { linear_as<decltype(t)>(rt, a); });

@@ -115,8 +115,8 @@ static void mlp_as(const Runtime& rt, const MlpArgs& a) {
     Epilogue<T> first{h, hidden};
     first.bias = bias1;
     first.activation = a.activation;
-    multiply_rows(rt, (const T*)a.x, a.x_stride, a.rows, a.norm, a.weight1, vectors, first);
-    multiply_rows(rt, (const T*)h, hidden, a.rows, Norm{}, a.weight2, vectors, second);
+    multiply_rows<T>(rt, (const T*)a.x, a.x_stride, a.rows, a.norm, a.weight1, vectors, first);
+    multiply_rows<T>(rt, (const T*)h, hidden, a.rows, Norm{}, a.weight2, vectors, second);
     return;
   }
   with_form<T>(a.weight1.form, [&](auto c) {

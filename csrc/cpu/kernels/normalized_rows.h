@@ -80,11 +80,11 @@ static void with_ready_rows(const Runtime& rt, const Source& source, int64_t row
   f(source);
 }
 
-// The rows of x (normalised first where the norm is on) times the weight, through the epilogue. The vectors
-// have room for two more.
-template <class T>
-static void multiply_rows(const Runtime& rt, const T* x, int64_t stride, int64_t rows, const Norm& norm,
-                          const Weight& w, PaddedVectors& vectors, const Epilogue<T>& epilogue) {
+// The rows of x (normalised first where the norm is on) times the weight, of T's, through the epilogue. The
+// vectors have room for two more.
+template <class T, class X, class Y>
+static void multiply_rows(const Runtime& rt, const X* x, int64_t stride, int64_t rows, const Norm& norm,
+                          const Weight& w, PaddedVectors& vectors, const Epilogue<Y>& epilogue) {
   with_form<T>(w.form, [&](auto c) {
     using C = decltype(c);
     const Operand b = transposed_weight<C, T>(rt, kPackedB, w);

@@ -93,6 +93,9 @@ VK_INLINE vf exponentiate(float* s, int64_t n, vf shift) {
   return total;
 }
 
+// What to subtract from scores whose maximum this is.
+VK_INLINE vf top_of(vf maximum) { return select(maximum == splat(-kInfinity), vf{}, maximum); }
+
 // The maximum of n scores, a multiple of W, in every lane; 0 where all are -inf. Ignores NaNs (the
 // exponentials have them).
 VK_INLINE vf row_max(const float* s, int64_t n) {
@@ -103,8 +106,7 @@ VK_INLINE vf row_max(const float* s, int64_t n) {
     m1 = maximum(load(s + j + W), m1);
   }
   if (j < n) m0 = maximum(load(s + j), m0);
-  const vf m = max_everywhere(maximum(m0, m1));
-  return select(m == splat(-kInfinity), vf{}, m);
+  return top_of(max_everywhere(maximum(m0, m1)));
 }
 
 // Some rows of n scores, a multiple of W, become Base^(s - max s); `tops` gets what was subtracted,
@@ -118,6 +120,36 @@ static void softmax_rows(float* s, int64_t stride, int64_t rows, int64_t n, floa
   for (int64_t r = 0; r < rows; r++) {
     tops[r] = of_row[r][0];
     of_row[r] = exponentiate<B>(s + r * stride, n, of_row[r]);
+  }
+  for (int64_t r = 0; r < rows; r++) sums[r] = sum_everywhere(of_row[r])[0];
+  store(sums + rows, splat(1.f));
+}
+
+// The same of rows of logits(row, column), a vector each, into rows of bfloat16 that are `stride` apart.
+template <Base B, class Logits>
+static void softmax_into(int64_t rows, int64_t n, const Logits& logits, bf16* out, int64_t stride, float* tops,
+                         float* sums) {
+  vf of_row[kSoftmaxRows];
+  for (int64_t r = 0; r < rows; r++) {
+    vf m0 = splat(-kInfinity), m1 = m0;
+    int64_t j = 0;
+    for (; j + 2 * W <= n; j += 2 * W) {
+      m0 = maximum(logits(r, j), m0);
+      m1 = maximum(logits(r, j + W), m1);
+    }
+    if (j < n) m0 = maximum(logits(r, j), m0);
+    of_row[r] = top_of(max_everywhere(maximum(m0, m1)));
+  }
+  for (int64_t r = 0; r < rows; r++) {
+    const vf top = of_row[r];
+    tops[r] = top[0];
+    vf total = {};
+    for (int64_t j = 0; j < n; j += W) {
+      const vf e = power<B>(logits(r, j) - top);
+      store(out + r * stride + j, e);
+      total = total + e;
+    }
+    of_row[r] = total;
   }
   for (int64_t r = 0; r < rows; r++) sums[r] = sum_everywhere(of_row[r])[0];
   store(sums + rows, splat(1.f));

@@ -45,26 +45,24 @@ struct Strips {
 
 template <class C, class T>
 static void window_block_in_strips(const Runtime& rt, const WindowBlockArgs& a, const Windows& w, const Strips& strips) {
+  using H = Inner<C, T>;
   const WindowAttentionArgs& window = a.window;
   const int64_t c = window.heads * window.head_dim;
   PaddedVectors vectors(rt, kVectors, 6, larger(a.qkv.out, a.qkv.in));
-  const float *qkv_bias = vectors.add((const T*)a.qkv_bias, a.qkv.out);
-  Epilogue<T> second{(T*)a.y, a.proj.out};
-  second.bias = vectors.add((const T*)a.proj_bias, a.proj.out);
-  second.gamma = vectors.add((const T*)a.gamma, a.proj.out);
-  second.residual = (const T*)a.x;
-  second.residual_stride = a.proj.out;
+  const float* qkv_bias = vectors.add((const T*)a.qkv_bias, a.qkv.out);
+  const Epilogue<T> second =
+      onto(vectors, c, (const T*)a.proj_bias, (const T*)a.gamma, (const T*)a.x, (T*)a.y);
   const Operand by_qkv = transposed_weight<C, T>(rt, kPackedB, a.qkv);
   const Operand by_proj = transposed_weight<C, T>(rt, kPackedB2, a.proj);
   const PairBias bias = pair_bias(rt, w, (const T*)window.bias_table, window.heads);
-  const T* padding = padding_of<T>(rt, window, kNormed);
+  const H* padding = padding_of<H, T>(rt, window, kNormed);
   with_rows<C>((const T*)a.x, a.qkv.in, a.qkv.in, a.norm, by_qkv.range, vectors, [&](const auto& x) {
     for_tasks(rt, strips.count, [&](int64_t i) {
       const Strips::Task t = strips.task(i);
       const int64_t rows = t.runs[0].rows + t.runs[1].rows;
-      T* qkv = (T*)rt.scratch(kBlockQkv, rows * 3 * c * sizeof(T));
-      T* heads = (T*)rt.scratch(kBlockHeads, rows * c * sizeof(T));
-      Epilogue<T> first{qkv, 3 * c};
+      H* qkv = (H*)rt.scratch(kBlockQkv, rows * 3 * c * sizeof(H));
+      H* heads = (H*)rt.scratch(kBlockHeads, rows * c * sizeof(H));
+      Epilogue<H> first{qkv, 3 * c};
       first.bias = qkv_bias;
       int64_t at = 0;
       for (const Strips::Run& run : t.runs) {
@@ -79,7 +77,7 @@ static void window_block_in_strips(const Runtime& rt, const WindowBlockArgs& a, 
       });
       at = 0;
       for (const Strips::Run& run : t.runs) {
-        const Rows<C, T> source{heads + at * c, c, c, by_proj.range};
+        const Rows<C, H> source{heads + at * c, c, c, by_proj.range};
         if (run.rows > 0) multiply_run<C>(rt, source, 0, run.rows, by_proj, c, c, second, run.start);
         at += run.rows;
       }
@@ -96,12 +94,16 @@ static void window_block_as(const Runtime& rt, const WindowBlockArgs& a) {
   const Strips strips(w, window.batch);
   if (a.qkv.form == a.proj.form && (rt.threads == 1 || strips.count >= 2 * rt.threads))
     return with_form<T>(a.qkv.form, [&](auto form) { window_block_in_strips<decltype(form), T>(rt, a, w, strips); });
-  T* qkv = (T*)rt.scratch(kBlockQkv, rows * 3 * c * sizeof(T));
-  T* heads = (T*)rt.scratch(kBlockHeads, rows * c * sizeof(T));
-  qkv_of(rt, (const T*)a.x, rows, a.norm, a.qkv, a.qkv_bias, qkv);
-  window.qkv = qkv, window.out = heads, window.lse = nullptr;
-  window_attention(rt, window);
-  project(rt, heads, rows, a.proj, a.proj_bias, a.gamma, (const T*)a.x, (T*)a.y);
+  with_inner<T>(a.qkv, a.proj, [&](auto inner) {
+    using H = decltype(inner);
+    H* qkv = (H*)rt.scratch(kBlockQkv, rows * 3 * c * sizeof(H));
+    H* heads = (H*)rt.scratch(kBlockHeads, rows * c * sizeof(H));
+    qkv_of(rt, (const T*)a.x, rows, a.norm, a.qkv, a.qkv_bias, qkv);
+    window.qkv = qkv, window.out = heads, window.lse = nullptr;
+    const PairBias bias = pair_bias(rt, w, (const T*)window.bias_table, window.heads);
+    attend_all_windows(rt, window, w, bias, padding_of<H, T>(rt, window, kNormed));
+    project(rt, heads, rows, a.proj, a.proj_bias, a.gamma, (const T*)a.x, (T*)a.y);
+  });
 }
 static void window_block(const Runtime& rt, const WindowBlockArgs& a) {
   with_type(a.window.type, [&](auto t) { window_block_as<decltype(t)>(rt, a); });
