@@ -36,15 +36,22 @@ VK_INLINE void release_registers() { asm volatile("tilerelease"); }
 
 #define VK_ALWAYS __attribute__((always_inline))
 
-// c (`ldc` words a row) = A * B for `High` tiles of rows, at `upper` and `lower`, and `Wide` of columns; calls
-// `meanwhile` with every 16 steps of K.
+// c (`ldc` words a row) = A * B, plus `before` if there is any, for `High` tiles of rows, at `upper`
+// and `lower`, and `Wide` of columns; calls `meanwhile` with every 16 steps of K.
 template <Dot D, int High, int Wide, class F>
-static void multiply_square(int64_t k, const float* upper, const float* lower, int64_t lda, const float* b, float* c,
-                            int64_t ldc, const F& meanwhile) {
-  VK_TILE_ZERO(0);
-  if constexpr (Wide == 2) VK_TILE_ZERO(1);
-  if constexpr (High == 2) VK_TILE_ZERO(2);
-  if constexpr (High == 2 && Wide == 2) VK_TILE_ZERO(3);
+static void multiply_square(int64_t k, const float* upper, const float* lower, int64_t lda, const float* b,
+                            const float* before, int64_t ld_before, float* c, int64_t ldc, const F& meanwhile) {
+  if (before) {
+    VK_TILE_LOAD(0, before, ld_before * 4);
+    if constexpr (Wide == 2) VK_TILE_LOAD(1, before + kSide, ld_before * 4);
+    if constexpr (High == 2) VK_TILE_LOAD(2, before + kSide * ld_before, ld_before * 4);
+    if constexpr (High == 2 && Wide == 2) VK_TILE_LOAD(3, before + kSide * ld_before + kSide, ld_before * 4);
+  } else {
+    VK_TILE_ZERO(0);
+    if constexpr (Wide == 2) VK_TILE_ZERO(1);
+    if constexpr (High == 2) VK_TILE_ZERO(2);
+    if constexpr (High == 2 && Wide == 2) VK_TILE_ZERO(3);
+  }
   for (int64_t i = 0; i < k; i += kSide) {
     VK_TILE_LOAD(4, upper + i, lda * 4);
     VK_TILE_LOAD(6, b, Wide * 64);
@@ -93,14 +100,26 @@ static double tile_flops(int64_t rounds) {
 // come from far away. (Into the first, where no loads are to spare, costs a third of the speed.)
 struct LinesAhead {
   const char *line, *end;
-  VK_ALWAYS void ask(int64_t lines) {
-    for (; lines > 0 && line < end; lines--, line += 64) __builtin_prefetch(line, 0, 2);
+  int64_t at_once;
+  VK_ALWAYS void ask() {
+    for (int64_t i = 0; i < at_once && line < end; i++, line += 64) __builtin_prefetch(line, 0, 2);
   }
 };
 
 // Panels are taken by as many as this many bytes hold. They and those of the next turn stay in the second-level
 // cache for all rows, while 32 rows after the other stay in the first: so C is written along its rows.
 constexpr int64_t kPanelBytes = 256 << 10;
+// Long rows stay there only if K comes in pieces, of this many words (5 to 10 % of an MLP over K = 3072; it costs
+// as much over K = 768).
+constexpr int64_t kTileK = 12 * kSide, kLongRows = 1024;
+
+struct TilePieces {
+  int64_t k, count, words;  // words of all but the last piece
+  explicit TilePieces(int64_t k_) : k(k_), count(k > kLongRows ? (k + kTileK - 1) / kTileK : 1) {
+    words = larger<int64_t>(kSide, round_up((k + count - 1) / count, kSide));
+  }
+  int64_t size(int64_t i) const { return larger<int64_t>(0, smaller(words, k - i * words)); }
+};
 
 // What multiply_block (see gemm.h) does, on tiles.
 template <Dot D, class T>
@@ -108,42 +127,56 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
                                     const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
                                     const Epilogue<T>& epilogue) {
   if (n <= 0) return;
+  const TilePieces pieces(k);
+  const int64_t groups = (n + kTileRows - 1) / kTileRows, panel_bytes = pieces.words * kTileColumns * 4;
+  const int64_t at_once = larger<int64_t>(1, smaller(last - first, kPanelBytes / panel_bytes));
+  const int64_t ld_sums = at_once * kTileColumns + kSide;
   constexpr int64_t kSquare = kTileRows * kTileColumns;
-  float* squares = (float*)rt.scratch(kPartial, (2 * kSquare + kSide * lda) * 4);
+  const int64_t sums_floats = pieces.count > 1 ? groups * kTileRows * ld_sums : 0;
+  float* squares = (float*)rt.scratch(kPartial, (2 * kSquare + kSide * lda + sums_floats) * 4);
   // Rows that fill no tile are copied to where others follow, of whatever values.
   const int64_t whole = n / kSide * kSide;
-  float* rest = squares + 2 * kSquare;
+  float *sums = squares + 2 * kSquare, *rest = sums + sums_floats;
   for (int64_t r = whole; r < n; r++) memcpy(rest + (r - whole) * lda, a + r * lda, k * 4);
 
   shape_registers();
   Square<D, T> before{};  // has no rows
-  const int64_t turns = larger<int64_t>(1, k / kSide), groups = (n + kTileRows - 1) / kTileRows;
-  const int64_t panel_lines = turns * kSide * kTileColumns * 4 / 64;
-  const int64_t at_once = larger<int64_t>(1, kPanelBytes / (panel_lines * 64));
   const FinishWhole<T> whole_square = whole_finisher<D>(epilogue);
-  const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
-  for (int64_t p0 = first, i = 0; p0 < last; p0 += at_once) {
-    const int64_t p1 = smaller(last, p0 + at_once), p2 = smaller(last, p1 + at_once);
-    const char* next = (const char*)panel<D>(b_side.panels, k, p1);
-    LinesAhead ahead{next, next + (p2 - p1) * panel_lines * 64};
-    const int64_t lines = (panel_lines + turns * groups - 1) / (turns * groups);
-    for (int64_t r = 0; r < n; r += kTileRows)
-      for (int64_t p = p0; p < p1; p++, i++) {
-        const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
-        const int rows = (int)smaller<int64_t>(kTileRows, n - r);
-        float* c = squares + i % 2 * kSquare;
-        auto meanwhile = [&]() VK_ALWAYS {
-          ahead.ask(lines);
-          before.finish(share);
-        };
-        const float *upper = r < whole ? a + r * lda : rest, *lower = r + kSide < whole ? a + (r + kSide) * lda : rest;
-        square_function<D, decltype(meanwhile)>(rows, width)(k, upper, lower, lda, panel<D>(b_side.panels, k, p), c,
-                                                             kTileColumns, meanwhile);
-        before.finish(kTileRows);
-        before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
-                  c, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
-      }
-  }
+  int64_t i = 0;  // of squares that are complete
+  for (int64_t p0 = first; p0 < last; p0 += at_once)
+    for (int64_t piece = 0; piece < pieces.count; piece++) {
+      const int64_t k0 = piece * pieces.words, kn = pieces.size(piece), turns = larger<int64_t>(1, kn / kSide);
+      const bool final = piece + 1 == pieces.count;
+      const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
+      const int64_t next_panel = final ? at_once : 0, next_piece = final ? 0 : piece + 1;
+      for (int64_t r = 0; r < n; r += kTileRows)
+        for (int64_t p = p0; p < smaller(last, p0 + at_once); p++) {
+          const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
+          const int rows = (int)smaller<int64_t>(kTileRows, n - r);
+          // What this panel's place is taken by next: a part of it with each row of squares.
+          const int64_t q = p + next_panel, wide = q < last ? panel_width<D>(columns, q) : 0;
+          const int64_t bytes = pieces.size(next_piece) * wide * 4, part = round_up((bytes + groups - 1) / groups, 64);
+          const int64_t from = r / kTileRows * part;
+          const char* next = (const char*)(panel<D>(b_side.panels, k, q) + next_piece * pieces.words * wide);
+          LinesAhead ahead{next + from, next + smaller(bytes, from + part), (part / 64 + turns - 1) / turns};
+          auto meanwhile = [&]() VK_ALWAYS {
+            ahead.ask();
+            before.finish(share);
+          };
+          float* partial = sums + r * ld_sums + (p - p0) * kTileColumns;
+          float* square = squares + i % 2 * kSquare;
+          const float* upper = (r < whole ? a + r * lda : rest) + k0;
+          const float* lower = (r + kSide < whole ? a + (r + kSide) * lda : rest) + k0;
+          square_function<D, decltype(meanwhile)>(rows, width)(
+              kn, upper, lower, lda, panel<D>(b_side.panels, k, p) + k0 * width, piece > 0 ? partial : nullptr, ld_sums,
+              final ? square : partial, final ? kTileColumns : ld_sums, meanwhile);
+          if (!final) continue;
+          before.finish(kTileRows);
+          before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
+                    square, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+          i++;
+        }
+    }
   release_registers();
   before.finish(kTileRows);
 }

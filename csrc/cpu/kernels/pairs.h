@@ -37,8 +37,8 @@ static void multiply(const float* a, int64_t lda, int64_t rows, const float* b, 
   for (int64_t r = 0; r < rows; r += kTileRows)
     for (int64_t p = 0; p < panels_of<kDot>(columns); p++)
       square_function<kDot, decltype(nothing)>(rows - r, panel_width<kDot>(columns, p))(
-          steps, a + r * lda, a + (r + kSide) * lda, lda, panel<kDot>(b, steps, p), c + r * ldc + p * kTileColumns,
-          ldc, nothing);
+          steps, a + r * lda, a + (r + kSide) * lda, lda, panel<kDot>(b, steps, p), nullptr, 0,
+          c + r * ldc + p * kTileColumns, ldc, nothing);
 #else
   const RowTiles tiles(rows);
   for (int64_t p = 0; p < panels_of<kDot>(columns); p++) {

@@ -42,36 +42,13 @@ VK_INLINE vf power(vf x) {
   return (scale * f) * p + scale;  // in floating point: a NaN of any payload stays one
 }
 
-// Lane i gets lane i ^ N.
-template <int N>
-VK_INLINE vf swap_lanes(vf x) {
-#define VK_SWAP(i) ((i) ^ N)
-#if VITKERN_WIDTH == 4
-  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3));
-#elif VITKERN_WIDTH == 8
-  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3), VK_SWAP(4), VK_SWAP(5),
-                                 VK_SWAP(6), VK_SWAP(7));
-#else
-  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3), VK_SWAP(4), VK_SWAP(5),
-                                 VK_SWAP(6), VK_SWAP(7), VK_SWAP(8), VK_SWAP(9), VK_SWAP(10), VK_SWAP(11),
-                                 VK_SWAP(12), VK_SWAP(13), VK_SWAP(14), VK_SWAP(15));
-#endif
-#undef VK_SWAP
-}
-// The maximum or the sum of all lanes, in every lane.
+// The maximum of all lanes, in every lane.
 VK_INLINE vf max_everywhere(vf x) {
   if constexpr (W > 8) x = maximum(x, swap_lanes<8 % W>(x));
   if constexpr (W > 4) x = maximum(x, swap_lanes<4 % W>(x));
   x = maximum(x, swap_lanes<2>(x));
   return maximum(x, swap_lanes<1>(x));
 }
-VK_INLINE vf sum_everywhere(vf x) {
-  if constexpr (W > 8) x = x + swap_lanes<8 % W>(x);
-  if constexpr (W > 4) x = x + swap_lanes<4 % W>(x);
-  x = x + swap_lanes<2>(x);
-  return x + swap_lanes<1>(x);
-}
-
 constexpr float kInfinity = __builtin_inff();
 
 // Sets what lies behind the n scores of a row, up to whole vectors, to -inf.

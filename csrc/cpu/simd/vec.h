@@ -101,19 +101,35 @@ VK_INLINE void store_n(T* p, vf x, int n) {
   for (int i = 0; i < n; i++) put(p + i, t[i]);
 }
 
-VK_INLINE float sum(vf x) {
-  alignas(W * 4) float t[W];
-  *(vf*)t = x;
-  for (int s = W / 2; s > 0; s /= 2)
-    for (int i = 0; i < s; i++) t[i] += t[i + s];
-  return t[0];
+// Lane i gets lane i ^ N.
+template <int N>
+VK_INLINE vf swap_lanes(vf x) {
+#define VK_SWAP(i) ((i) ^ N)
+#if VITKERN_WIDTH == 4
+  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3));
+#elif VITKERN_WIDTH == 8
+  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3), VK_SWAP(4), VK_SWAP(5),
+                                 VK_SWAP(6), VK_SWAP(7));
+#else
+  return __builtin_shufflevector(x, x, VK_SWAP(0), VK_SWAP(1), VK_SWAP(2), VK_SWAP(3), VK_SWAP(4), VK_SWAP(5),
+                                 VK_SWAP(6), VK_SWAP(7), VK_SWAP(8), VK_SWAP(9), VK_SWAP(10), VK_SWAP(11),
+                                 VK_SWAP(12), VK_SWAP(13), VK_SWAP(14), VK_SWAP(15));
+#endif
+#undef VK_SWAP
 }
+// The sum of all lanes, in every lane.
+VK_INLINE vf sum_everywhere(vf x) {
+  if constexpr (W > 8) x = x + swap_lanes<8 % W>(x);
+  if constexpr (W > 4) x = x + swap_lanes<4 % W>(x);
+  x = x + swap_lanes<2>(x);
+  return x + swap_lanes<1>(x);
+}
+VK_INLINE float sum(vf x) { return sum_everywhere(x)[0]; }
 VK_INLINE float max_of(vf x) {
-  alignas(W * 4) float t[W];
-  *(vf*)t = x;
-  for (int s = W / 2; s > 0; s /= 2)
-    for (int i = 0; i < s; i++) t[i] = t[i] > t[i + s] ? t[i] : t[i + s];
-  return t[0];
+  if constexpr (W > 8) x = max(x, swap_lanes<8 % W>(x));
+  if constexpr (W > 4) x = max(x, swap_lanes<4 % W>(x));
+  x = max(x, swap_lanes<2>(x));
+  return max(x, swap_lanes<1>(x))[0];
 }
 
 // Interleaves of two vectors: a0 b0 a1 b1 ... (low half), and of their high halves.
