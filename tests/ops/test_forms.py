@@ -162,7 +162,7 @@ PAIRS_LIMITS = (
 
 @pytest.fixture
 def rounded_attention(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
-    """On these, what goes into eager attention within a float32 block, and comes out, is rounded."""
+    """On these, what goes into attention in a float32 block, and comes out, is rounded."""
     if isa not in PAIRS:
         return
 

@@ -141,7 +141,7 @@ static void attend_pairs(const Runtime& rt, const AttentionArgs& a, const Head<b
   memset(q, 0, block * (ldq + ldp) * 4);  // what lies behind head_dim and behind the keys
 
   const float scale = B == Base::two ? a.scale * kLog2e : 1.f;
-  const auto logits = [&](int64_t r, int64_t j) __attribute__((always_inline)) {
+  const auto logits = [=](int64_t r, int64_t j) __attribute__((always_inline)) {
     return load(s + r * lds + j) * splat(scale);
   };
   pairs::begin();

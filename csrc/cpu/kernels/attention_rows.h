@@ -109,14 +109,14 @@ VK_INLINE void pack_transposed_rows(T* const* rows, int64_t offset, int valid, i
     for (int j = 0; j < W; j++) all[j] = rows[j < valid ? j : valid - 1];
     rows = all;
   }
-  int64_t i = 0;
-  for (; i + 4 <= k; i += 4) {
+  const int64_t whole = k / 4 * 4;
+  for (int64_t i = 0; i < whole; i += 4) {
     vf columns[4];
     transpose4(rows, offset + i, columns);
     VK_UNROLL
     for (int c = 0; c < 4; c++) store(out + (i + c) * width, columns[c]);
   }
-  for (; i < k; i++)
+  for (int64_t i = whole; i < k; i++)
     for (int j = 0; j < W; j++) out[i * width + j] = to_float(rows[j][offset + i]);
 }
 // B = rows^T, n rows of k elements at `offset`.

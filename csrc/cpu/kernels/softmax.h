@@ -119,11 +119,12 @@ static void softmax_into(int64_t rows, int64_t n, const Logits& logits, bf16* ou
   }
   for (int64_t r = 0; r < rows; r++) {
     const vf top = of_row[r];
+    bf16* row = out + r * stride;
     tops[r] = top[0];
     vf total = {};
     for (int64_t j = 0; j < n; j += W) {
       const vf e = power<B>(logits(r, j) - top);
-      store(out + r * stride + j, e);
+      store(row + j, e);
       total = total + e;
     }
     of_row[r] = total;

@@ -139,15 +139,20 @@ static void attend_window_in_pairs(const WindowAttentionArgs& a, const WindowRow
   for (int64_t row = 0; row < n; row += kSoftmaxRows) {
     const int64_t rows = smaller(kSoftmaxRows, n - row);
     float tops[kSoftmaxRows], sums[kSoftmaxRows + W];
-    const auto logits = [&](int64_t r, int64_t j) __attribute__((always_inline)) {
-      return load(b.s + (row + r) * b.lds + j) * scale + load(start + (row + r) * bias.stride + j);
+    // Copies of what they need: stores of the weights could change members.
+    const float *scores = b.s + row * b.lds, *biases = start + row * bias.stride;
+    const int64_t lds = b.lds, ld_biases = bias.stride;
+    const auto logits = [=](int64_t r, int64_t j) __attribute__((always_inline)) {
+      return load(scores + r * lds + j) * scale + load(biases + r * ld_biases + j);
     };
     softmax_into<Base::two>(rows, round_up(n, W), logits, (bf16*)(b.p + row * b.ldp), 2 * b.ldp, tops, sums);
     normalizers(sums, rows, b.factors + row);
     for (int64_t r = 0; lse && r < rows; r++) lse[row + r] = log_sum<Base::two>(tops[r], sums[r]);
   }
   pairs::multiply(b.p, b.ldp, n, b.v, d, n, b.c, b.ldc);
-  for (int64_t r = 0; r < n; r++) store_row(b.c + r * b.ldc, d, b.factors[r], w.out[r] + offset);
+  const float *c = b.c, *factors = b.factors;
+  const int64_t ldc = b.ldc;
+  for (int64_t r = 0; r < n; r++) store_row(c + r * ldc, d, factors[r], w.out[r] + offset);
 }
 #endif
 
