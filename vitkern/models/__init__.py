@@ -5,6 +5,14 @@ and measured against.
 """
 
 from vitkern.models.attention import MultiHeadAttention
+from vitkern.models.detr import (
+    DETR,
+    CrossAttention,
+    HungarianMatcher,
+    SetCriterion,
+    pad_images,
+    post_process,
+)
 from vitkern.models.layers import DropPath, LayerScale, Mlp
 from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.position_embedding import PositionEmbedding
@@ -16,13 +24,17 @@ from vitkern.models.vision_transformer import VisionTransformer
 from vitkern.models.window_attention import WindowAttention
 
 __all__ = [
+    "DETR",
+    "CrossAttention",
     "DropPath",
+    "HungarianMatcher",
     "LayerScale",
     "Mlp",
     "MultiHeadAttention",
     "PatchEmbed",
     "PatchMerging",
     "PositionEmbedding",
+    "SetCriterion",
     "SwinBlock",
     "SwinTransformer",
     "TransformerBlock",
@@ -30,4 +42,6 @@ __all__ = [
     "WindowAttention",
     "create_model",
     "list_models",
+    "pad_images",
+    "post_process",
 ]

@@ -129,3 +129,17 @@ def choice(name: str, value: Any, accepted: Sequence[Any]) -> None:
     if value not in accepted:
         listed = ", ".join(repr(item) for item in accepted)
         raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def boolean_mask(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """``value`` is a bool tensor of this shape.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype.
+        ValueError: another shape.
+    """
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.bool:
+        got = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a bool tensor, got {got}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")

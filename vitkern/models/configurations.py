@@ -1,4 +1,4 @@
-"""The named models: which class, with which arguments. Names are timm's."""
+"""The named models: which class, with which arguments. Names of ViT, DeiT and Swin are timm's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from vitkern.models.detr import DETR
 from vitkern.models.swin_transformer import SwinTransformer
 from vitkern.models.vision_transformer import VisionTransformer
 
@@ -78,5 +79,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
         "swin_base_patch4_window12_384": _swin(128, 18, 4, 12, 384),
         "swin_large_patch4_window7_224": _swin(192, 18, 6, 7, 224),
         "swin_large_patch4_window12_384": _swin(192, 18, 6, 12, 384),
+        "detr_resnet50": Configuration(DETR, {"backbone": "resnet50"}),
+        "detr_resnet101": Configuration(DETR, {"backbone": "resnet101"}),
     }
 )

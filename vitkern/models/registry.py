@@ -32,14 +32,15 @@ def create_model(
     """A named model, in training mode, on the default device and in the default dtype.
 
     Args:
-        name: one of :func:`list_models`; timm's names.
+        name: one of :func:`list_models`.
         checkpoint: a local .safetensors, .pt or .pth file with weights in timm's layout; freshly
             initialised weights if None.
-        num_classes: logits; 1000 if None, 0 leaves the head out.
+        num_classes: logits, or classes of objects; the configuration's if None (1000 for most). 0
+            leaves a classifier's head out.
         overrides: other arguments of the model's class, in place of the configuration's.
 
     Returns:
-        A :class:`VisionTransformer` or a :class:`SwinTransformer`.
+        A model of the class that the configuration names.
 
     Raises:
         TypeError: an argument that the class does not have, or of a wrong type.
