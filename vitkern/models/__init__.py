@@ -18,10 +18,13 @@ from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.position_embedding import PositionEmbedding
 from vitkern.models.registry import create_model, list_models
 from vitkern.models.swin_block import PatchMerging, SwinBlock
+from vitkern.models.swin_block_v2 import PatchMergingV2, SwinBlockV2
 from vitkern.models.swin_transformer import SwinTransformer
+from vitkern.models.swin_transformer_v2 import SwinTransformerV2
 from vitkern.models.transformer_block import TransformerBlock
 from vitkern.models.vision_transformer import VisionTransformer
 from vitkern.models.window_attention import WindowAttention
+from vitkern.models.window_attention_v2 import WindowAttentionV2
 
 __all__ = [
     "DETR",
@@ -33,13 +36,17 @@ __all__ = [
     "MultiHeadAttention",
     "PatchEmbed",
     "PatchMerging",
+    "PatchMergingV2",
     "PositionEmbedding",
     "SetCriterion",
     "SwinBlock",
+    "SwinBlockV2",
     "SwinTransformer",
+    "SwinTransformerV2",
     "TransformerBlock",
     "VisionTransformer",
     "WindowAttention",
+    "WindowAttentionV2",
     "create_model",
     "list_models",
     "pad_images",

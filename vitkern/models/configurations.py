@@ -11,6 +11,7 @@ from torch import nn
 
 from vitkern.models.detr import DETR
 from vitkern.models.swin_transformer import SwinTransformer
+from vitkern.models.swin_transformer_v2 import SwinTransformerV2
 from vitkern.models.vision_transformer import VisionTransformer
 
 
@@ -50,6 +51,21 @@ def _swin(
     )
 
 
+def _swinv2(
+    embed_dim: int,
+    third_depth: int,
+    first_heads: int,
+    window: int,
+    image: int,
+    pretrained: int | None = None,
+) -> Configuration:
+    swin = _swin(embed_dim, third_depth, first_heads, window, image)
+    arguments = dict(swin.arguments)
+    if pretrained is not None:  # the last stage's map was half that window
+        arguments["pretrained_window_sizes"] = (pretrained, pretrained, pretrained, pretrained // 2)
+    return Configuration(SwinTransformerV2, arguments)
+
+
 CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
     {
         # embed_dim, depth, num_heads, patch size, image size
@@ -79,6 +95,20 @@ CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
         "swin_base_patch4_window12_384": _swin(128, 18, 4, 12, 384),
         "swin_large_patch4_window7_224": _swin(192, 18, 6, 7, 224),
         "swin_large_patch4_window12_384": _swin(192, 18, 6, 12, 384),
+        # and the window that was trained with, where it is another
+        "swinv2_tiny_window8_256": _swinv2(96, 6, 3, 8, 256),
+        "swinv2_tiny_window16_256": _swinv2(96, 6, 3, 16, 256),
+        "swinv2_small_window8_256": _swinv2(96, 18, 3, 8, 256),
+        "swinv2_small_window16_256": _swinv2(96, 18, 3, 16, 256),
+        "swinv2_base_window8_256": _swinv2(128, 18, 4, 8, 256),
+        "swinv2_base_window16_256": _swinv2(128, 18, 4, 16, 256),
+        "swinv2_base_window12_192": _swinv2(128, 18, 4, 12, 192),
+        "swinv2_base_window12to16_192to256": _swinv2(128, 18, 4, 16, 256, 12),
+        "swinv2_base_window12to24_192to384": _swinv2(128, 18, 4, 24, 384, 12),
+        "swinv2_large_window12_192": _swinv2(192, 18, 6, 12, 192),
+        "swinv2_large_window12to16_192to256": _swinv2(192, 18, 6, 16, 256, 12),
+        "swinv2_large_window12to24_192to384": _swinv2(192, 18, 6, 24, 384, 12),
+        # COCO, 91 classes
         "detr_resnet50": Configuration(DETR, {"backbone": "resnet50"}),
         "detr_resnet101": Configuration(DETR, {"backbone": "resnet101"}),
     }
