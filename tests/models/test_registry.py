@@ -47,7 +47,7 @@ def test_list_models_filters_by_pattern():
         "swin_base_patch4_window7_224",
     ]
     assert list_models("resnet*") == []
-    families = ("vit", "deit", "swin", "swinv2", "detr")
+    families = ("vit", "deit", "swin", "swinv2", "detr", "adaptive_vit", "medical_vit")
     counts = [len(list_models(f"{family}_*")) for family in families]
     assert all(counts)
     assert sum(counts) == len(list_models())

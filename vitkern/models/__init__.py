@@ -4,6 +4,7 @@ They load timm's checkpoints and give timm's results, and they are what the kern
 and measured against.
 """
 
+from vitkern.models.adaptive import AdaptiveViT, ComplexityEstimator, GatedSparseAttention
 from vitkern.models.attention import MultiHeadAttention
 from vitkern.models.detr import (
     DETR,
@@ -14,6 +15,7 @@ from vitkern.models.detr import (
     post_process,
 )
 from vitkern.models.layers import DropPath, LayerScale, Mlp
+from vitkern.models.medical_vit import MedicalViT
 from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.position_embedding import PositionEmbedding
 from vitkern.models.registry import create_model, list_models
@@ -28,10 +30,14 @@ from vitkern.models.window_attention_v2 import WindowAttentionV2
 
 __all__ = [
     "DETR",
+    "AdaptiveViT",
+    "ComplexityEstimator",
     "CrossAttention",
     "DropPath",
+    "GatedSparseAttention",
     "HungarianMatcher",
     "LayerScale",
+    "MedicalViT",
     "Mlp",
     "MultiHeadAttention",
     "PatchEmbed",

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from vitkern.models.adaptive import AdaptiveViT
 from vitkern.models.detr import DETR
+from vitkern.models.medical_vit import MedicalViT
 from vitkern.models.swin_transformer import SwinTransformer
 from vitkern.models.swin_transformer_v2 import SwinTransformerV2
 from vitkern.models.vision_transformer import VisionTransformer
@@ -29,6 +31,27 @@ def _vit(embed_dim: int, depth: int, num_heads: int, patch: int, image: int) -> 
         {
             "img_size": image,
             "patch_size": patch,
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+        },
+    )
+
+
+def _medical(embed_dim: int, depth: int, num_heads: int) -> Configuration:
+    return Configuration(
+        MedicalViT, {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    )
+
+
+def _adaptive(
+    embed_dim: int, depth: int, num_heads: int, image: int, classes: int = 1000
+) -> Configuration:
+    return Configuration(
+        AdaptiveViT,
+        {
+            "img_size": image,
+            "num_classes": classes,
             "embed_dim": embed_dim,
             "depth": depth,
             "num_heads": num_heads,
@@ -108,6 +131,15 @@ CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
         "swinv2_large_window12_192": _swinv2(192, 18, 6, 12, 192),
         "swinv2_large_window12to16_192to256": _swinv2(192, 18, 6, 16, 256, 12),
         "swinv2_large_window12to24_192to384": _swinv2(192, 18, 6, 24, 384, 12),
+        # embed_dim, depth, num_heads
+        "medical_vit_small": _medical(384, 12, 6),
+        "medical_vit_base": _medical(768, 12, 12),
+        "medical_vit_large": _medical(1024, 16, 16),
+        # embed_dim, depth, num_heads, image size, and the classes, where they are not 1000
+        "adaptive_vit_tiny": _adaptive(192, 12, 3, 224),
+        "adaptive_vit_small": _adaptive(384, 12, 6, 224),
+        "adaptive_vit_base": _adaptive(768, 12, 12, 224),
+        "adaptive_vit_satellite": _adaptive(1024, 20, 16, 256, 50),
         # COCO, 91 classes
         "detr_resnet50": Configuration(DETR, {"backbone": "resnet50"}),
         "detr_resnet101": Configuration(DETR, {"backbone": "resnet101"}),
