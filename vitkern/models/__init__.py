@@ -6,6 +6,7 @@ and measured against.
 
 from vitkern.models.adaptive import AdaptiveViT, ComplexityEstimator, GatedSparseAttention
 from vitkern.models.attention import MultiHeadAttention
+from vitkern.models.checkpoint import load_checkpoint
 from vitkern.models.detr import (
     DETR,
     CrossAttention,
@@ -55,6 +56,7 @@ __all__ = [
     "WindowAttentionV2",
     "create_model",
     "list_models",
+    "load_checkpoint",
     "pad_images",
     "post_process",
 ]

@@ -33,8 +33,9 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
-        checkpoint: a local .safetensors, .pt or .pth file with weights in timm's layout; freshly
-            initialised weights if None.
+        checkpoint: a local file or folder, or a hub id, with weights of timm, torchvision or
+            Hugging Face, as :func:`load_checkpoint` takes them; freshly initialised weights if
+            None.
         num_classes: logits, or classes of objects; the configuration's if None (1000 for most). 0
             leaves a classifier's head out.
         overrides: other arguments of the model's class, in place of the configuration's.
@@ -45,7 +46,8 @@ def create_model(
     Raises:
         TypeError: an argument that the class does not have, or of a wrong type.
         ValueError: an unknown name, an argument out of range, or a checkpoint that does not fit.
-        FileNotFoundError: ``checkpoint`` is not a file.
+        FileNotFoundError: ``checkpoint`` is not there.
+        ImportError: a package is needed that is not installed, such as timm for DETR's backbone.
     """
     if name not in CONFIGURATIONS:
         close = difflib.get_close_matches(str(name), CONFIGURATIONS, n=3, cutoff=0.5)

@@ -29,3 +29,8 @@ def renamed(weights: Weights, rules: Rules) -> dict[str, torch.Tensor]:
             raise ValueError(f"checkpoint keys {origins[new]!r} and {key!r} both become {new!r}")
         result[new], origins[new] = value, key
     return result
+
+
+def without(weights: Weights, suffixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """``weights`` but those whose keys end so: constants that a model computes itself."""
+    return {key: value for key, value in weights.items() if not key.endswith(suffixes)}
