@@ -287,6 +287,8 @@ def test_wrong_inputs_are_named():
         model(torch.randn(2, 3, 64, 64), routes=[0])
     with pytest.raises(ValueError, match="routes must be an int from 0 to 2"):
         model(torch.randn(2, 3, 64, 64), routes=[0, 3])
+    with pytest.raises(TypeError, match=r"routes must be ints, got torch.float32"):
+        model(torch.randn(2, 3, 64, 64), routes=[0.0, 1.0])
     with pytest.raises(ValueError, match="images must be at least 8×8, got 4×64"):
         ComplexityEstimator()(torch.randn(1, 3, 4, 64))
     with pytest.raises(ValueError, match="keep_ratio must be above 0 and at most 1, got 0"):

@@ -231,6 +231,18 @@ def test_without_auxiliary_outputs_and_without_images():
     assert post_process(nothing) == []
 
 
+def test_trains_under_autocast():
+    model = small().train()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        detections = model(images)
+        losses = SetCriterion(3)(detections, TARGETS)
+    assert detections["pred_logits"].dtype == torch.bfloat16
+    assert losses["loss"].dtype == torch.float32
+    losses["loss"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_compiles_without_a_graph_break():
     model = small().eval()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -164,7 +164,7 @@ class AdaptiveViT(nn.Module):
             (B, num_classes).
 
         Raises:
-            TypeError: images that are not a floating-point tensor.
+            TypeError: images that are not a floating-point tensor, or routes that are not ints.
             ValueError: images of another rank, number of channels or size than accepted, or routes
                 of another number or out of range.
         """
@@ -172,6 +172,8 @@ class AdaptiveViT(nn.Module):
         if routes is None and self.training:
             return self.forward_routes(images)[0]
         chosen = self.choose(images) if routes is None else torch.as_tensor(routes)
+        if chosen.numel() and (chosen.is_floating_point() or chosen.dtype == torch.bool):
+            raise TypeError(f"routes must be ints, got {chosen.dtype}")
         numbers = chosen.tolist()  # the one copy to the host
         if chosen.shape != (len(images),) or not set(numbers) <= set(range(len(ROUTES))):
             raise ValueError(

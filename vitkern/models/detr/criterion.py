@@ -67,7 +67,7 @@ class SetCriterion(nn.Module):
         """The losses.
 
         Args:
-            detections: of B images, from :class:`DETR`.
+            detections: of B images, from :class:`DETR`; half precision counts in float32.
             targets: B of them, on any device.
 
         Returns:
@@ -83,8 +83,8 @@ class SetCriterion(nn.Module):
                 of other shapes or out of range.
         """
         layers = [*detections.get("aux_outputs", []), detections]
-        logits = torch.stack([layer["pred_logits"] for layer in layers])
-        boxes = torch.stack([layer["pred_boxes"] for layer in layers])
+        logits = _at_least_float32(torch.stack([layer["pred_logits"] for layer in layers]))
+        boxes = _at_least_float32(torch.stack([layer["pred_boxes"] for layer in layers]))
         if logits.shape[-1] != self.num_classes + 1:
             raise ValueError(
                 f"pred_logits must have {self.num_classes + 1} classes (num_classes + 1),"
@@ -137,6 +137,10 @@ class SetCriterion(nn.Module):
             "loss_bbox": (found - wanted).abs().sum() / count,
             "loss_giou": (1 - overlap).sum() / count,
         }
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _mean_over_processes(count: int, device: torch.device) -> float:
