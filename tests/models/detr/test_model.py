@@ -156,6 +156,19 @@ def test_the_loss_is_the_weighted_sum():
     torch.testing.assert_close(losses["loss"], expected)
 
 
+def test_boxes_are_counted_over_all_processes(monkeypatch):
+    """Of two processes this one has 2 objects and the other 4: each divides by 3."""
+    detections = small()(torch.randn(2, 3, 64, 64))
+    alone = SetCriterion(3)(detections, TARGETS)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(4))
+    both = SetCriterion(3)(detections, TARGETS)
+    torch.testing.assert_close(both["loss_bbox"], alone["loss_bbox"] * 2 / 3)
+    torch.testing.assert_close(both["loss_giou_0"], alone["loss_giou_0"] * 2 / 3)
+    torch.testing.assert_close(both["loss_class"], alone["loss_class"])
+
+
 def test_one_copy_to_the_host_for_all_layers(monkeypatch):
     copies = []
     original = torch.Tensor.cpu
