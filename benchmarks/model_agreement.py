@@ -85,7 +85,11 @@ def randomise(model: nn.Module) -> None:
 
 @torch.no_grad()
 def difference(name: str, make: Callable[[], nn.Module], size: int) -> tuple[float, float]:
-    """Of the logits, the largest absolute and the largest relative to the largest logit."""
+    """Of the logits, the largest absolute and the largest relative to the largest logit.
+
+    Raises:
+        RuntimeError: the photographs give the same logits, so that equal ones would say nothing.
+    """
     theirs = make().double().eval()
     randomise(theirs)
     images = photographs(size)
@@ -97,6 +101,8 @@ def difference(name: str, make: Callable[[], nn.Module], size: int) -> tuple[flo
     expected, found = theirs(images), ours(images)
     expected = getattr(expected, "logits", expected)
     found = found["pred_logits"] if isinstance(found, dict) else found
+    if not (expected[0] - expected[1]).abs().max() > 1e-3 * expected.abs().max():
+        raise RuntimeError(f"{name}: both photographs have the same logits")
     largest = (found - expected).abs().max().item()
     return largest, largest / expected.abs().max().item()
 
