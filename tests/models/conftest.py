@@ -10,7 +10,7 @@ import timm.models
 import torch
 from torch import nn
 
-from vitkern.models import SwinTransformer, VisionTransformer
+from vitkern.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 
 Pair = tuple[nn.Module, nn.Module]
 
@@ -69,6 +69,20 @@ def swin_pair() -> Callable[..., Pair]:
         arguments = {**SMALL_SWIN, **overrides}
         return with_equal_weights(
             SwinTransformer(**arguments), timm.models.SwinTransformer(**arguments)
+        )
+
+    return make
+
+
+@pytest.fixture
+def swinv2_pair() -> Callable[..., Pair]:
+    """Makes (our Swin V2, timm's Swin V2), small unless told otherwise."""
+
+    def make(**overrides: Any) -> Pair:
+        arguments = {**SMALL_SWIN, **overrides}
+        return with_equal_weights(
+            SwinTransformerV2(**arguments),
+            timm.models.swin_transformer_v2.SwinTransformerV2(**arguments),
         )
 
     return make

@@ -39,7 +39,7 @@ def built_once(build: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
 
     @functools.wraps(build)
     def remembered(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-        if torch.compiler.is_compiling() or not _tensors_are_ordinary():
+        if torch.compiler.is_compiling() or not tensors_are_ordinary():
             return build(*args, **kwargs)
         key = (args, tuple(sorted(kwargs.items())))
         with lock:
@@ -57,7 +57,7 @@ def built_once(build: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
     return remembered
 
 
-def _tensors_are_ordinary() -> bool:
+def tensors_are_ordinary() -> bool:
     """Whether a tensor made now is a plain one whose values are computed now."""
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         return False

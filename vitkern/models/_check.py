@@ -129,3 +129,34 @@ def choice(name: str, value: Any, accepted: Sequence[Any]) -> None:
     if value not in accepted:
         listed = ", ".join(repr(item) for item in accepted)
         raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def boolean_mask(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """``value`` is a bool tensor of this shape.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype.
+        ValueError: another shape.
+    """
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.bool:
+        got = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a bool tensor, got {got}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+
+
+def window_and_shift(window_size: Any, shift_size: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Window and cyclic shift, ints or (height, width) pairs of ints, as pairs.
+
+    Raises:
+        TypeError: neither ints nor pairs of ints.
+        ValueError: an empty window, a negative shift, or a shift that is not less than the window.
+    """
+    window = pair("window_size", window_size, minimum=1)
+    shift = pair("shift_size", shift_size, minimum=0)
+    if shift[0] >= window[0] or shift[1] >= window[1]:
+        raise ValueError(
+            "shift_size must be less than window_size,"
+            f" got shift_size={shift} and window_size={window}"
+        )
+    return window, shift

@@ -1,4 +1,4 @@
-"""The named models: which class, with which arguments. Names are timm's."""
+"""The named models: which class, with which arguments. Names of ViT, DeiT and Swin are timm's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from vitkern.models.adaptive import AdaptiveViT
+from vitkern.models.detr import DETR
+from vitkern.models.medical_vit import MedicalViT
 from vitkern.models.swin_transformer import SwinTransformer
+from vitkern.models.swin_transformer_v2 import SwinTransformerV2
 from vitkern.models.vision_transformer import VisionTransformer
 
 
@@ -34,6 +38,27 @@ def _vit(embed_dim: int, depth: int, num_heads: int, patch: int, image: int) -> 
     )
 
 
+def _medical(embed_dim: int, depth: int, num_heads: int) -> Configuration:
+    return Configuration(
+        MedicalViT, {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+    )
+
+
+def _adaptive(
+    embed_dim: int, depth: int, num_heads: int, image: int, classes: int = 1000
+) -> Configuration:
+    return Configuration(
+        AdaptiveViT,
+        {
+            "img_size": image,
+            "num_classes": classes,
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+        },
+    )
+
+
 def _swin(
     embed_dim: int, third_depth: int, first_heads: int, window: int, image: int
 ) -> Configuration:
@@ -47,6 +72,21 @@ def _swin(
             "window_size": window,
         },
     )
+
+
+def _swinv2(
+    embed_dim: int,
+    third_depth: int,
+    first_heads: int,
+    window: int,
+    image: int,
+    pretrained: int | None = None,
+) -> Configuration:
+    swin = _swin(embed_dim, third_depth, first_heads, window, image)
+    arguments = dict(swin.arguments)
+    if pretrained is not None:  # the last stage's map was half that window
+        arguments["pretrained_window_sizes"] = (pretrained, pretrained, pretrained, pretrained // 2)
+    return Configuration(SwinTransformerV2, arguments)
 
 
 CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
@@ -78,5 +118,30 @@ CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
         "swin_base_patch4_window12_384": _swin(128, 18, 4, 12, 384),
         "swin_large_patch4_window7_224": _swin(192, 18, 6, 7, 224),
         "swin_large_patch4_window12_384": _swin(192, 18, 6, 12, 384),
+        # and the window that was trained with, where it is another
+        "swinv2_tiny_window8_256": _swinv2(96, 6, 3, 8, 256),
+        "swinv2_tiny_window16_256": _swinv2(96, 6, 3, 16, 256),
+        "swinv2_small_window8_256": _swinv2(96, 18, 3, 8, 256),
+        "swinv2_small_window16_256": _swinv2(96, 18, 3, 16, 256),
+        "swinv2_base_window8_256": _swinv2(128, 18, 4, 8, 256),
+        "swinv2_base_window16_256": _swinv2(128, 18, 4, 16, 256),
+        "swinv2_base_window12_192": _swinv2(128, 18, 4, 12, 192),
+        "swinv2_base_window12to16_192to256": _swinv2(128, 18, 4, 16, 256, 12),
+        "swinv2_base_window12to24_192to384": _swinv2(128, 18, 4, 24, 384, 12),
+        "swinv2_large_window12_192": _swinv2(192, 18, 6, 12, 192),
+        "swinv2_large_window12to16_192to256": _swinv2(192, 18, 6, 16, 256, 12),
+        "swinv2_large_window12to24_192to384": _swinv2(192, 18, 6, 24, 384, 12),
+        # embed_dim, depth, num_heads
+        "medical_vit_small": _medical(384, 12, 6),
+        "medical_vit_base": _medical(768, 12, 12),
+        "medical_vit_large": _medical(1024, 16, 16),
+        # embed_dim, depth, num_heads, image size, and the classes, where they are not 1000
+        "adaptive_vit_tiny": _adaptive(192, 12, 3, 224),
+        "adaptive_vit_small": _adaptive(384, 12, 6, 224),
+        "adaptive_vit_base": _adaptive(768, 12, 12, 224),
+        "adaptive_vit_satellite": _adaptive(1024, 20, 16, 256, 50),
+        # COCO, 91 classes
+        "detr_resnet50": Configuration(DETR, {"backbone": "resnet50"}),
+        "detr_resnet101": Configuration(DETR, {"backbone": "resnet101"}),
     }
 )

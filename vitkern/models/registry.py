@@ -32,19 +32,22 @@ def create_model(
     """A named model, in training mode, on the default device and in the default dtype.
 
     Args:
-        name: one of :func:`list_models`; timm's names.
-        checkpoint: a local .safetensors, .pt or .pth file with weights in timm's layout; freshly
-            initialised weights if None.
-        num_classes: logits; 1000 if None, 0 leaves the head out.
+        name: one of :func:`list_models`.
+        checkpoint: a local file or folder, or a hub id, with weights of timm, torchvision or
+            Hugging Face, as :func:`load_checkpoint` takes them; freshly initialised weights if
+            None.
+        num_classes: logits, or classes of objects; the configuration's if None (1000 for most). 0
+            leaves a classifier's head out.
         overrides: other arguments of the model's class, in place of the configuration's.
 
     Returns:
-        A :class:`VisionTransformer` or a :class:`SwinTransformer`.
+        A model of the class that the configuration names.
 
     Raises:
         TypeError: an argument that the class does not have, or of a wrong type.
         ValueError: an unknown name, an argument out of range, or a checkpoint that does not fit.
-        FileNotFoundError: ``checkpoint`` is not a file.
+        FileNotFoundError: ``checkpoint`` is not there.
+        ImportError: a package is needed that is not installed, such as timm for DETR's backbone.
     """
     if name not in CONFIGURATIONS:
         close = difflib.get_close_matches(str(name), CONFIGURATIONS, n=3, cutoff=0.5)

@@ -67,13 +67,7 @@ class SwinBlock(nn.Module):
         _check.heads("dim", dim, num_heads)
         _check.positive("mlp_ratio", mlp_ratio)
         self.dim = dim
-        self.window_size = _check.pair("window_size", window_size, minimum=1)
-        self.shift_size = _check.pair("shift_size", shift_size, minimum=0)
-        if self.shift_size[0] >= self.window_size[0] or self.shift_size[1] >= self.window_size[1]:
-            raise ValueError(
-                f"shift_size must be less than window_size, got shift_size={self.shift_size}"
-                f" and window_size={self.window_size}"
-            )
+        self.window_size, self.shift_size = _check.window_and_shift(window_size, shift_size)
 
         self.norm1 = norm_layer(dim)
         self.attn = WindowAttention(
@@ -97,38 +91,11 @@ class SwinBlock(nn.Module):
             ValueError: another shape.
         """
         _check.feature_map("x", x, self.dim)
-        x = x + self.drop_path1(self._shifted_window_attention(self.norm1(x)))
+        attended = shifted_window_attention(
+            self.norm1(x), self.attn, self.window_size, self.shift_size
+        )
+        x = x + self.drop_path1(attended)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
-
-    def _shifted_window_attention(self, x: torch.Tensor) -> torch.Tensor:
-        """Shift, pad to whole windows, attend, and undo both.
-
-        The order of the first two matters where the window does not divide the map: the zeros stand
-        after the last row and column of the shifted map, as in timm (not of the map itself, as in
-        torchvision). They take part in the attention, as they do in the reference.
-        """
-        height, width = x.shape[1:3]
-        shifted = self.shift_size != (0, 0)
-        if shifted:
-            x = torch.roll(x, (-self.shift_size[0], -self.shift_size[1]), dims=(1, 2))
-
-        rows, columns = -(-height // self.window_size[0]), -(-width // self.window_size[1])
-        padded_height, padded_width = rows * self.window_size[0], columns * self.window_size[1]
-        if (padded_height, padded_width) != (height, width):
-            x = F.pad(x, (0, 0, 0, padded_width - width, 0, padded_height - height))
-
-        mask = None
-        if shifted:
-            mask = shifted_window_mask(
-                padded_height, padded_width, self.window_size, self.shift_size, x.device, x.dtype
-            )
-        windows = self.attn(window_partition(x, self.window_size), mask)
-        x = window_reverse(windows, self.window_size, padded_height, padded_width)
-
-        x = x[:, :height, :width]
-        if shifted:
-            x = torch.roll(x, self.shift_size, dims=(1, 2))
-        return x
 
 
 class PatchMerging(nn.Module):
@@ -170,10 +137,67 @@ class PatchMerging(nn.Module):
             ValueError: another shape.
         """
         _check.feature_map("x", x, self.dim)
-        below, right = x.shape[1] % 2, x.shape[2] % 2
-        if below or right:
-            x = F.pad(x, (0, 0, 0, right, 0, below))
-        top_left, bottom_left = x[:, 0::2, 0::2], x[:, 1::2, 0::2]
-        top_right, bottom_right = x[:, 0::2, 1::2], x[:, 1::2, 1::2]
-        x = torch.cat([top_left, bottom_left, top_right, bottom_right], dim=-1)
-        return self.reduction(self.norm(x))
+        return self.reduction(self.norm(concatenate_neighbours(x)))
+
+
+def concatenate_neighbours(x: torch.Tensor) -> torch.Tensor:
+    """The four tokens of each 2×2 square side by side: top left, bottom left, top right, bottom
+    right. Odd maps get a row or column of zeros first.
+
+    Args:
+        x: (B, H, W, C).
+
+    Returns:
+        (B, ⌈H/2⌉, ⌈W/2⌉, 4·C).
+    """
+    below, right = x.shape[1] % 2, x.shape[2] % 2
+    if below or right:
+        x = F.pad(x, (0, 0, 0, right, 0, below))
+    top_left, bottom_left = x[:, 0::2, 0::2], x[:, 1::2, 0::2]
+    top_right, bottom_right = x[:, 0::2, 1::2], x[:, 1::2, 1::2]
+    return torch.cat([top_left, bottom_left, top_right, bottom_right], dim=-1)
+
+
+def shifted_window_attention(
+    x: torch.Tensor,
+    attention: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    window_size: tuple[int, int],
+    shift_size: tuple[int, int],
+) -> torch.Tensor:
+    """Shift, pad to whole windows, attend, and undo both.
+
+    The order of the first two matters where the window does not divide the map: the zeros stand
+    after the last row and column of the shifted map, as in timm (not of the map itself, as in
+    torchvision). They take part in the attention, as they do in the reference.
+
+    Args:
+        x: (B, H, W, C).
+        attention: from windows (B·windows, N, C) and a mask (windows, N, N) or None to windows.
+        window_size: (height, width) of a window.
+        shift_size: rows and columns of the cyclic shift.
+
+    Returns:
+        (B, H, W, C).
+    """
+    height, width = x.shape[1:3]
+    shifted = shift_size != (0, 0)
+    if shifted:
+        x = torch.roll(x, (-shift_size[0], -shift_size[1]), dims=(1, 2))
+
+    rows, columns = -(-height // window_size[0]), -(-width // window_size[1])
+    padded_height, padded_width = rows * window_size[0], columns * window_size[1]
+    if (padded_height, padded_width) != (height, width):
+        x = F.pad(x, (0, 0, 0, padded_width - width, 0, padded_height - height))
+
+    mask = None
+    if shifted:
+        mask = shifted_window_mask(
+            padded_height, padded_width, window_size, shift_size, x.device, x.dtype
+        )
+    windows = attention(window_partition(x, window_size), mask)
+    x = window_reverse(windows, window_size, padded_height, padded_width)
+
+    x = x[:, :height, :width]
+    if shifted:
+        x = torch.roll(x, shift_size, dims=(1, 2))
+    return x

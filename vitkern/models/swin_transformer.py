@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class SwinTransformer(nn.Module):
         _check.rate("drop_rate", drop_rate)
         _check.rate("proj_drop_rate", proj_drop_rate)
         _check.rate("attn_drop_rate", attn_drop_rate)
-        _check_stages(embed_dim, depths, num_heads)
+        check_stages(embed_dim, depths, num_heads)
         window_size = _check.pair("window_size", window_size, minimum=1)
         self.num_classes = num_classes
         self.global_pool = global_pool
@@ -166,7 +166,9 @@ class SwinStage(nn.Module):
         drop_paths: stochastic depth of each block; their number is the stage's depth.
         downsample: begin with patch merging, from ``dim / 2`` channels.
         always_partition: do not shrink windows that are larger than the map.
-        block_options: the other keyword arguments of :class:`SwinBlock`.
+        block: makes a block; :class:`SwinBlock` or one with its arguments.
+        merging: makes the patch merging; :class:`PatchMerging` or one with its arguments.
+        block_options: the other keyword arguments of ``block``.
     """
 
     def __init__(
@@ -179,16 +181,18 @@ class SwinStage(nn.Module):
         *,
         downsample: bool,
         always_partition: bool = False,
+        block: Callable[..., nn.Module] = SwinBlock,
+        merging: Callable[[int, int], nn.Module] = PatchMerging,
         **block_options: Any,
     ) -> None:
         super().__init__()
-        self.downsample = PatchMerging(dim // 2, dim) if downsample else nn.Identity()
+        self.downsample = merging(dim // 2, dim) if downsample else nn.Identity()
         shift_size = (window_size[0] // 2, window_size[1] // 2)
         if not always_partition:
             window_size, shift_size = fit_window(window_size, shift_size, resolution)
         self.blocks = nn.Sequential(
             *(
-                SwinBlock(
+                block(
                     dim,
                     num_heads,
                     window_size,
@@ -250,7 +254,7 @@ def fit_window(
     return (height, width), (down, right)
 
 
-def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
     """The stages' numbers fit together.
 
     Raises:

@@ -29,6 +29,7 @@ class TransformerBlock(nn.Module):
         init_values: what :class:`LayerScale` starts from; no layer scale if None.
         attn_drop: dropout rate of the attention weights.
         proj_drop: dropout rate after the attention's projection and the MLP's linear layers.
+        mlp_drop: that of the MLP's linear layers, where it is another.
         drop_path_rate: the probability that a sample loses either branch in training.
         act_layer: makes the MLP's activation.
         norm_layer: makes the norms.
@@ -50,6 +51,7 @@ class TransformerBlock(nn.Module):
         init_values: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        mlp_drop: float | None = None,
         drop_path_rate: float = 0.0,
         act_layer: Callable[[], nn.Module] = nn.GELU,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
@@ -75,7 +77,8 @@ class TransformerBlock(nn.Module):
         self.drop_path1 = drop_path(drop_path_rate)
 
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=proj_drop)
+        mlp_drop = proj_drop if mlp_drop is None else mlp_drop
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=mlp_drop)
         self.ls2 = layer_scale()
         self.drop_path2 = drop_path(drop_path_rate)
 

@@ -53,6 +53,7 @@ class VisionTransformer(nn.Module):
         drop_rate: dropout rate before the head.
         pos_drop_rate: dropout rate after the position embedding.
         proj_drop_rate: dropout rate after the attention's projection and the MLP's linear layers.
+        mlp_drop_rate: that of the MLP's linear layers, where it is another.
         attn_drop_rate: dropout rate of the attention weights.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
 
@@ -87,6 +88,7 @@ class VisionTransformer(nn.Module):
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        mlp_drop_rate: float | None = None,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -141,6 +143,7 @@ class VisionTransformer(nn.Module):
                     init_values=init_values,
                     attn_drop=attn_drop_rate,
                     proj_drop=proj_drop_rate,
+                    mlp_drop=mlp_drop_rate,
                     drop_path_rate=rate,
                     norm_layer=_LayerNorm,
                 )

@@ -94,22 +94,34 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B·windows, heads, N, head_dim)
         scores = (q * self.scale) @ k.transpose(-2, -1) + self.relative_position_bias()
         if mask is not None:
-            scores = self._masked(scores, mask)
+            scores = add_mask(scores, mask)
         weights = self.attn_drop(scores.softmax(dim=-1))
         x = (weights @ v).transpose(1, 2).reshape(count, tokens, dim)
         return self.proj_drop(self.proj(x))
 
-    def _masked(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``scores`` (B·windows, heads, N, N) plus ``mask`` (windows, N, N) for every image."""
-        count, heads, tokens, _ = scores.shape
-        windows = mask.shape[0]
-        if mask.shape != (windows, tokens, tokens) or windows < 1 or count % windows:
-            raise ValueError(
-                f"mask must have shape (windows, {tokens}, {tokens}), where windows divides"
-                f" x's {count}, got {tuple(mask.shape)}"
-            )
-        images = scores.reshape(count // windows, windows, heads, tokens, tokens)
-        return (images + mask[:, None]).flatten(0, 1)
+
+def add_mask(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scores of windows, with the mask of each window of an image added for every image and head.
+
+    Args:
+        scores: (B·windows, heads, N, N).
+        mask: (windows, N, N).
+
+    Returns:
+        As ``scores``.
+
+    Raises:
+        ValueError: a mask of another shape.
+    """
+    count, heads, tokens, _ = scores.shape
+    windows = mask.shape[0]
+    if mask.shape != (windows, tokens, tokens) or windows < 1 or count % windows:
+        raise ValueError(
+            f"mask must have shape (windows, {tokens}, {tokens}), where windows divides"
+            f" x's {count}, got {tuple(mask.shape)}"
+        )
+    images = scores.reshape(count // windows, windows, heads, tokens, tokens)
+    return (images + mask[:, None]).flatten(0, 1)
 
 
 def window_partition(x: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:
