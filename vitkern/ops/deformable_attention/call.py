@@ -8,6 +8,9 @@ import torch
 
 Shapes = tuple[tuple[int, int], ...]
 
+MOST_LEVELS = 8
+"""Of kernels that take sizes as arguments of their own."""
+
 
 class DeformableAttentionCall(NamedTuple):
     """``value`` (B, S, heads, head_dim), ``spatial_shapes`` a (height, width) for each level.
@@ -20,3 +23,8 @@ class DeformableAttentionCall(NamedTuple):
     spatial_shapes: Shapes
     sampling_locations: torch.Tensor
     attention_weights: torch.Tensor
+
+    @property
+    def flat_shapes(self) -> list[int]:
+        """Height, width, height, width ... as operators take them."""
+        return [size for shape in self.spatial_shapes for size in shape]

@@ -23,15 +23,10 @@ def supports(call: DeformableAttentionCall) -> list[str]:
     return reasons
 
 
-def _flat(call: DeformableAttentionCall) -> list[int]:
-    """Height, width, height, width ..."""
-    return [size for shape in call.spatial_shapes for size in shape]
-
-
 def forward(call: DeformableAttentionCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps nothing: where the points are is found again."""
     out = torch.ops.vitkern_cpu.deformable_attention(
-        call.value, _flat(call), call.sampling_locations, call.attention_weights
+        call.value, call.flat_shapes, call.sampling_locations, call.attention_weights
     )
     return out, ()
 
@@ -47,7 +42,7 @@ def backward(
     dvalue, dlocations, dweights = torch.ops.vitkern_cpu.deformable_attention_backward(
         grads[0],
         call.value,
-        _flat(call),
+        call.flat_shapes,
         call.sampling_locations,
         call.attention_weights,
         need_value,
