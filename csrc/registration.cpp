@@ -98,9 +98,9 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
 
   // value (B, S, heads, d); shapes: height and width of each level; locations (B, Q, heads, levels, points, 2)
   // and weights (B, Q, heads, levels, points) in float32 or value's dtype each -> out (B, Q, heads*d).
-  m.def("deformable_attention(Tensor value, int[] shapes, Tensor locations, Tensor weights) -> Tensor");
+  m.def("deformable_attention(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor");
   m.def(
-      "deformable_attention_backward(Tensor dout, Tensor value, int[] shapes, Tensor locations, Tensor weights, "
+      "deformable_attention_backward(Tensor dout, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, "
       "bool need_value, bool need_locations, bool need_weights) "
       "-> (Tensor dvalue, Tensor dlocations, Tensor dweights)");
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.ops import harness
 from vitkern import ops
@@ -192,3 +193,91 @@ def test_second_derivatives_are_refused(backend: str) -> None:
     grads = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
     with pytest.raises(RuntimeError, match=r"deformable_attention on backend .* no second deriv"):
         sum(g.square().sum() for g in grads).backward()
+
+
+@pytest.mark.parametrize("isa", [None, *harness.isas("cpu")])
+@pytest.mark.parametrize("name", ["far", "centres", "levels-of-one-pixel", "head_dim13", "as-detr"])
+def test_reads_nothing_beside_its_tensors(name: str, isa: str | None) -> None:
+    """Each is a part of a larger one that is NaN around it, and is read where it is."""
+    if "cpu" not in harness.kernels(OP):
+        pytest.skip("no C++ library")
+
+    def surrounded(t: torch.Tensor) -> torch.Tensor:
+        memory = t.new_full((t.numel() + 512,), NAN)
+        memory[256:-256] = t.flatten()
+        return memory[256:-256].view(t.shape)
+
+    (case,) = (case for case in harness.cases(OP) if case.name == name)
+    call = harness.make(OP, case)
+    around = harness.convert(call, surrounded)
+    with harness.on_isa(isa):
+        expected = harness.evaluate(harness.runner(OP, "cpu"), call, grad=True)
+        got = harness.evaluate(harness.runner(OP, "cpu"), around, grad=True)
+    for key, value in expected.items():
+        assert value.isfinite().all(), key
+        assert torch.equal(got[key], value), key
+
+
+@backends
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e30])
+def test_gradients_of_any_size(backend: str, size: float) -> None:
+    """They scale with the upstream gradient: no sum overflows or loses its digits."""
+    (case,) = (case for case in harness.cases(OP) if case.name == "as-detr")
+    call = harness.convert(harness.make(OP, case), lambda t: t.requires_grad_())
+    leaves = list(harness.floating(call).values())
+    y = harness.runner(OP, backend)(call)
+    (upstream,) = harness.upstream((y,), "natural")
+    expected = torch.autograd.grad(y, leaves, upstream, retain_graph=True)
+    got = torch.autograd.grad(y, leaves, upstream * size)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one / size, other, rtol=1e-5, atol=1e-5)
+
+
+@backends
+@pytest.mark.parametrize("bad", [INF, NAN])
+def test_bad_upstream_gradients_are_seen(backend: str, bad: float) -> None:
+    """A loss scaler has to find them in the values' gradient."""
+    (case,) = (case for case in harness.cases(OP) if case.name == "as-detr")
+    call = harness.make(OP, case)
+    call = call._replace(
+        sampling_locations=torch.full_like(call.sampling_locations, 0.5),
+        value=call.value.requires_grad_(),
+    )
+    y = harness.runner(OP, backend)(call)
+    upstream = torch.ones_like(y)
+    upstream[0, 0, 0] = bad
+    (got,) = torch.autograd.grad(y, call.value, upstream)
+    assert not got.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", harness.kernels(OP))
+def test_compiled_for_any_size_of_maps(backend: str) -> None:
+    """One graph for images of all sizes, as detectors get them."""
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def function(large: torch.Tensor, small: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        maps = (large, small)
+        shapes = [(m.shape[2], m.shape[3]) for m in maps]
+        value = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1).unflatten(-1, (2, 8))
+        return ops.deformable_attention(value, shapes, *rest, backend=backend)
+
+    compiled = torch.compile(function, fullgraph=True, backend=counter, dynamic=True)
+    locations = torch.rand(2, 5, 2, 2, 3, 2, device=DEVICE)
+    weights = torch.rand(2, 5, 2, 2, 3, device=DEVICE)
+    for height, width in ((6, 9), (12, 10), (7, 30)):
+        maps = [
+            torch.randn(2, 16, height * k, width * k, device=DEVICE, requires_grad=True)
+            for k in (2, 1)
+        ]
+        got = compiled(*maps, locations, weights)
+        expected = function(*maps, locations, weights)
+        torch.testing.assert_close(got, expected)
+        for one, other in zip(
+            torch.autograd.grad(got.sum(), maps),
+            torch.autograd.grad(expected.sum(), maps),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other)
+    assert counter.frame_count == 1
+    torch.compiler.reset()

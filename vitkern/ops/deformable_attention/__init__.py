@@ -11,6 +11,8 @@ from vitkern.dispatch import Operator
 from vitkern.ops import _check
 from vitkern.ops.deformable_attention.call import DeformableAttentionCall, Shapes
 
+_INTS = (int, torch.SymInt)  # of sizes that are not known yet, where a graph is captured
+
 _OPERATOR = Operator("deformable_attention", DeformableAttentionCall, __name__)
 
 
@@ -64,23 +66,30 @@ def deformable_attention(
     _check.tensor("sampling_locations", sampling_locations, dims=6)
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     of_points = (batch, queries, heads, len(shapes), points)
-    meaning = "batch and heads as value's, a level for each of spatial_shapes"
-    _check.shape("sampling_locations", sampling_locations, (*of_points, 2), f"{meaning}, x and y")
-    if points < 1:
-        raise ValueError(
-            "sampling_locations must have at least one point a level,"
-            f" got shape {_check.shape_of(sampling_locations)}"
-        )
-    _check.tensor("attention_weights", attention_weights)
-    _check.shape("attention_weights", attention_weights, of_points, "as sampling_locations's")
-    if _check.autocasts(value):
-        sampling_locations = _widened(sampling_locations, value)
-        attention_weights = _widened(attention_weights, value)
-    _check_beside("sampling_locations", sampling_locations, value)
-    _check_beside("attention_weights", attention_weights, value)
+    given = (sampling_locations, attention_weights)
+    if points < 1 or not _check.uniform(value, given, ((*of_points, 2), of_points)):
+        _check_points(sampling_locations, attention_weights, of_points)
+        if _check.autocasts(value):
+            sampling_locations = _widened(sampling_locations, value)
+            attention_weights = _widened(attention_weights, value)
+        _check_beside("sampling_locations", sampling_locations, value)
+        _check_beside("attention_weights", attention_weights, value)
     call = DeformableAttentionCall(value, shapes, sampling_locations, attention_weights)
     out: torch.Tensor = _OPERATOR(call, backend)
     return out
+
+
+def _check_points(locations: torch.Tensor, weights: Any, of_points: tuple[int, ...]) -> None:
+    """Raises unless both have the shapes (batch, queries, heads, levels, points), and 2."""
+    meaning = "batch and heads as value's, a level for each of spatial_shapes, x and y"
+    _check.shape("sampling_locations", locations, (*of_points, 2), meaning)
+    if of_points[-1] < 1:
+        raise ValueError(
+            "sampling_locations must have at least one point a level,"
+            f" got shape {_check.shape_of(locations)}"
+        )
+    _check.tensor("attention_weights", weights)
+    _check.shape("attention_weights", weights, of_points, "as sampling_locations's")
 
 
 def _shapes(given: Any, length: int) -> Shapes:
@@ -95,25 +104,25 @@ def _shapes(given: Any, length: int) -> Shapes:
         raise TypeError(f"{what}, got a tensor: give spatial_shapes.tolist()")
     if not isinstance(given, (tuple, list)):
         raise TypeError(f"{what}, got {type(given).__name__}")
+    none = "spatial_shapes must have at least one level, and sizes of at least 1"
+    if not given:
+        raise ValueError(f"{none}, got {given!r}")
+    total = 0
     for pair in given:
-        # By type: a bool is an int too. A size that torch.compile traces is an int to it.
-        if (
-            not isinstance(pair, (tuple, list))
-            or len(pair) != 2
-            or any(isinstance(n, bool) or not isinstance(n, (int, torch.SymInt)) for n in pair)
-        ):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{what}, got {given!r}")
-    shapes = tuple((height, width) for height, width in given)
-    if not shapes or any(height < 1 or width < 1 for height, width in shapes):
-        raise ValueError(
-            f"spatial_shapes must have at least one level, and sizes of at least 1, got {given!r}"
-        )
-    total = sum(height * width for height, width in shapes)
+        height, width = pair
+        # By type: a bool is an int too.
+        if type(height) not in _INTS or type(width) not in _INTS:
+            raise TypeError(f"{what}, got {given!r}")
+        if height < 1 or width < 1:
+            raise ValueError(f"{none}, got {given!r}")
+        total += height * width
     if total != length:
         raise ValueError(
             f"spatial_shapes {given!r} have {total} pixels together, but value has {length}"
         )
-    return shapes
+    return tuple((pair[0], pair[1]) for pair in given)
 
 
 def _widened(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

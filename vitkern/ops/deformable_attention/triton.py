@@ -39,29 +39,31 @@ def supports(call: DeformableAttentionCall) -> list[str]:
     return reasons
 
 
+def _block(constants: Mapping[str, Any], elements: int, warps: int) -> Config:
+    """As many queries as make up a number of elements."""
+    return config(warps, 1, BLOCK_Q=min(max(elements // constants["BLOCK_D"], 1), 128))
+
+
 def _space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """Some elements a thread, and decoders have few queries: small blocks first."""
-    width = constants["BLOCK_D"]
-
-    def block(elements: int, warps: int) -> Config:
-        return config(warps, 1, BLOCK_Q=min(max(elements // width, 1), 128))
-
-    return [block(512, 2), block(1024, 4), block(2048, 4), block(512, 1)]
+    """Small blocks first: decoders have few queries."""
+    sizes = ((512, 2), (1024, 4), (2048, 4), (512, 1))
+    return [_block(constants, elements, warps) for elements, warps in sizes]
 
 
-def _one(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
-    """What adds up in memory cannot be run again to be timed."""
-    return _space(constants, itemsize)[:1]
+def _scatter_space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
+    """One: what adds up in memory cannot be run again to be timed. Of 64-bit numbers fit fewer."""
+    return [_block(constants, 256, 2)]
 
 
 def _tiles(count: int) -> Any:
     return lambda c, itemsize: Resources(0, count * c["BLOCK_Q"] * c["BLOCK_D"])
 
 
-# Live at once: the sum or the upstream gradient, and a pixel's tile for each corner.
+# Live at once: the sum or the upstream gradient, and a pixel's tile for each corner; or the
+# upstream gradient, shares, and sums and addresses of 64 bits.
 _FORWARD = Kernel(_MODULE, "forward", _space, _tiles(5), tensor_cores=False)
 _POINTS = Kernel(_MODULE, "point_gradients", _space, _tiles(5), tensor_cores=False)
-_SCATTER = Kernel(_MODULE, "scatter", _one, _tiles(6), tensor_cores=False)
+_SCATTER = Kernel(_MODULE, "scatter", _scatter_space, _tiles(9), tensor_cores=False)
 _FINISH = Kernel(
     _MODULE, "finish",
     lambda constants, itemsize: [config(4, 1, BLOCK=1024), config(8, 1, BLOCK=4096)],
