@@ -96,6 +96,14 @@ STABLE_TORCH_LIBRARY(vitkern_cpu, m) {
       "int shift_width, float scale, bool pad_first, bool need_qkv, bool need_table, bool need_pad) "
       "-> (Tensor dqkv, Tensor dbias_table, Tensor dpad)");
 
+  // value (B, S, heads, d); shapes: height and width of each level; locations (B, Q, heads, levels, points, 2)
+  // and weights (B, Q, heads, levels, points) in float32 or value's dtype each -> out (B, Q, heads*d).
+  m.def("deformable_attention(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor");
+  m.def(
+      "deformable_attention_backward(Tensor dout, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights, "
+      "bool need_value, bool need_locations, bool need_weights) "
+      "-> (Tensor dvalue, Tensor dlocations, Tensor dweights)");
+
   // Whole halves of a transformer block, for inference. y = x + gamma * f(layer_norm(x)).
   // f = projection(attention(qkv(.))), x (B, N, C):
   m.def(

@@ -3,6 +3,7 @@
 #pragma once
 #include "args/attention.h"
 #include "args/attention_block.h"
+#include "args/deformable_attention.h"
 #include "args/layer_norm.h"
 #include "args/linear.h"
 #include "args/patch_embed.h"
@@ -35,6 +36,8 @@ struct Kernels {
   void (*attention_backward)(const Runtime&, const AttentionBackwardArgs&);
   void (*window_attention)(const Runtime&, const WindowAttentionArgs&);
   void (*window_attention_backward)(const Runtime&, const WindowAttentionBackwardArgs&);
+  void (*deformable_attention)(const Runtime&, const DeformableAttentionArgs&);
+  void (*deformable_attention_backward)(const Runtime&, const DeformableAttentionBackwardArgs&);
   void (*attention_block)(const Runtime&, const AttentionBlockArgs&);
   void (*window_block)(const Runtime&, const WindowBlockArgs&);
 };

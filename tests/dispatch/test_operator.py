@@ -28,7 +28,10 @@ def test_backends_are_found_among_modules(toy: Operator[ToyCall]) -> None:
 
 
 def test_every_op_has_a_reference() -> None:
-    names = ["attention", "layer_norm", "linear", "mlp", "patch_embed", "window_attention"]
+    names = (
+        "attention", "deformable_attention", "layer_norm", "linear", "mlp", "patch_embed",
+        "window_attention",
+    )  # fmt: skip
     for name in names:
         backends = OPERATORS[name].backends
         assert {"cpu", "eager"} <= set(backends)

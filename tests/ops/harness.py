@@ -25,7 +25,10 @@ import torch
 from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu
 
-OPS = ("attention", "layer_norm", "linear", "mlp", "patch_embed", "window_attention")
+OPS = (
+    "attention", "deformable_attention", "layer_norm", "linear", "mlp", "patch_embed",
+    "window_attention",
+)  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")
 

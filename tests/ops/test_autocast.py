@@ -110,6 +110,20 @@ def test_window_attention(backend: str) -> None:
     assert got.dtype == BF16
 
 
+@harness.of("deformable_attention")
+def test_deformable_attention_keeps_the_dtype(backend: str, dtype: torch.dtype) -> None:
+    """A sum over float32 locations stays float32; narrower ones are taken in value's dtype."""
+    (case,) = (c for c in harness.cases("deformable_attention") if c.name == "as-detr")
+    call = harness.make("deformable_attention", case, dtype)
+    expected = ops.deformable_attention(*call, backend=backend)
+    narrow = call.attention_weights.bfloat16()
+    with _autocast():
+        torch.testing.assert_close(ops.deformable_attention(*call, backend=backend), expected)
+        got = ops.deformable_attention(*call[:3], narrow, backend=backend)
+    assert got.dtype == expected.dtype == dtype
+    torch.testing.assert_close(got, expected, rtol=0.02, atol=0.03)
+
+
 @harness.of("layer_norm")
 def test_layer_norm_keeps_the_dtype(backend: str, dtype: torch.dtype) -> None:
     """On the CPU autocast leaves layer_norm alone."""

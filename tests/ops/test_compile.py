@@ -16,6 +16,7 @@ DEVICE = harness.DEVICE
 # What is compiled: one case an op with most of its optional tensors.
 CASES = {
     "attention": "mask-bias",
+    "deformable_attention": "wide-locations",
     "layer_norm": "width48",
     "linear": "gelu-all",
     "mlp": "gelu-all",

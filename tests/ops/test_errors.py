@@ -29,6 +29,14 @@ def _mlp(**changes: object) -> torch.Tensor:
     return ops.mlp(**(arguments | changes))  # type: ignore[arg-type]
 
 
+def _deformable(**changes: object) -> torch.Tensor:
+    arguments: dict[str, object] = {
+        "value": Z(1, 10, 2, 8), "spatial_shapes": ((2, 3), (4, 1)),
+        "sampling_locations": Z(1, 3, 2, 2, 4, 2), "attention_weights": Z(1, 3, 2, 2, 4),
+    }  # fmt: skip
+    return ops.deformable_attention(**(arguments | changes))  # type: ignore[arg-type]
+
+
 # What is called, the error, and a pattern that its message matches.
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     # attention
@@ -146,6 +154,58 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.layer_norm(Z(3, 4), Z(4, dtype=BF16)), TypeError, "weight is torch.bfloat16"),
     (lambda: ops.layer_norm(Z(3, 4), None, Z(4).to(META)), ValueError, "bias is on meta"),
     (lambda: ops.layer_norm(Z(3, 4), residual=Z(4)), ValueError, "residual must have shape"),
+    # deformable_attention
+    (lambda: _deformable(value=Z(1, 16, 8)), ValueError, "value must have 4 dimensions, got 3"),
+    (lambda: _deformable(value=Z(1, 10, 2, 0)), ValueError, "value must have at least one head"),
+    (lambda: _deformable(value=INT), TypeError, "value must be float32.*got torch.int64"),
+    (lambda: _deformable(spatial_shapes=((2, 3),)), ValueError, "have 6 pixels .*value has 10"),
+    (lambda: _deformable(spatial_shapes=()), ValueError, "spatial_shapes must have at least one l"),
+    (lambda: _deformable(spatial_shapes=((5, 2), (0, 1))), ValueError, "sizes of at least 1, got"),
+    (lambda: _deformable(spatial_shapes=((5, 4), (5, -2))), ValueError, "sizes of at least 1, got"),
+    (lambda: _deformable(spatial_shapes=INT), TypeError, r"got a tensor: .*spatial_shapes.tolist"),
+    (lambda: _deformable(spatial_shapes=10), TypeError, r"\(height, width\) pairs of ints, got "),
+    (lambda: _deformable(spatial_shapes=(5, 2)), TypeError, r"pairs of ints, got \(5, 2\)"),
+    (lambda: _deformable(spatial_shapes=((5.0, 2),)), TypeError, r"pairs of ints, got \(\(5.0, 2"),
+    (
+        lambda: _deformable(sampling_locations=Z(1, 3, 2, 2, 4, 3)),
+        ValueError,
+        r"sampling_locations must have shape \(1, 3, 2, 2, 4, 2\)",
+    ),
+    (
+        lambda: _deformable(sampling_locations=Z(1, 3, 2, 1, 4, 2)),
+        ValueError,
+        r"sampling_locations must have shape \(1, 3, 2, 2, 4, 2\).*a level for each",
+    ),
+    (
+        lambda: _deformable(sampling_locations=Z(1, 3, 2, 2, 4)),
+        ValueError,
+        "sampling_locations must have 6 dimensions, got 5",
+    ),
+    (
+        lambda: _deformable(sampling_locations=Z(1, 3, 2, 2, 0, 2)),
+        ValueError,
+        "sampling_locations must have at least one point",
+    ),
+    (
+        lambda: _deformable(attention_weights=Z(1, 3, 2, 8)),
+        ValueError,
+        r"attention_weights must have shape \(1, 3, 2, 2, 4\)",
+    ),
+    (
+        lambda: _deformable(sampling_locations=Z(1, 3, 2, 2, 4, 2).to(BF16)),
+        TypeError,
+        "sampling_locations is torch.bfloat16 but value is torch.float32",
+    ),
+    (
+        lambda: _deformable(attention_weights=Z(1, 3, 2, 2, 4).double()),
+        TypeError,
+        "attention_weights is torch.float64 but value is torch.float32",
+    ),
+    (
+        lambda: _deformable(attention_weights=Z(1, 3, 2, 2, 4).to(META)),
+        ValueError,
+        "attention_weights is on meta but value is on cpu",
+    ),
     # backends
     (lambda: ops.layer_norm(Z(3, 4), backend="cup"), UnknownBackend, "did you mean 'cpu'"),
     (lambda: ops.layer_norm(Z(3, 4), backend=3), TypeError, "backend must be a string or None"),

@@ -108,6 +108,8 @@ THREADED = [
     ("attention", "length197"),
     ("window_attention", "ragged-shifted-shift-pad-value"),
     ("window_attention", "window7x7"),
+    ("deformable_attention", "rt-detr-denoising"),
+    ("deformable_attention", "far"),
     ("layer_norm", "rows193"),
     ("linear", "long-m"),
     ("linear", "gelu-all"),

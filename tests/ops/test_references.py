@@ -18,6 +18,14 @@ from vitkern.ops.attention.dropout import keep_mask, random_bits
 # Tiny, with every option somewhere: finite differences take two evaluations an element.
 GRADIENTS: dict[str, dict[str, Any]] = {
     "attention": {"batch": 2, "heads": 1, "queries": 3, "keys": 2, "head_dim": 2},
+    "deformable_attention": {
+        "batch": 1,
+        "shapes": ((2, 3), (3, 1)),
+        "queries": 3,
+        "heads": 2,
+        "head_dim": 2,
+        "points": 2,
+    },
     "layer_norm": {"shape": (3, 4)},
     "linear": {"rows": (2,), "inputs": 3, "outputs": 2},
     "mlp": {"rows": (2,), "dims": (3, 4, 2)},
@@ -30,6 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"bias": (1, 3, 2), "kept": (1, 0), "scale": 0.7},
         {"dropout_p": 0.4, "bias": (3, 1)},
     ],
+    "deformable_attention": [{}, {"where": "far"}],
     "layer_norm": [{}, {"residual": True}, {"affine": False}],
     "linear": [
         {"activation": name, "gamma": i % 2 == 0, "residual": i % 2 == 1}

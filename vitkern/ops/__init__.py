@@ -2,6 +2,7 @@
 
 from vitkern.ops.attention import attention
 from vitkern.ops.attention_block import attention_block
+from vitkern.ops.deformable_attention import deformable_attention
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
 from vitkern.ops.mlp import mlp
@@ -13,6 +14,7 @@ from vitkern.ops.window_attention_block import window_attention_block
 __all__ = [
     "attention",
     "attention_block",
+    "deformable_attention",
     "layer_norm",
     "linear",
     "mlp",

@@ -5,6 +5,7 @@
 #include "../kernels/attention.h"
 #include "../kernels/attention_backward.h"
 #include "../kernels/attention_block.h"
+#include "../kernels/deformable_backward.h"
 #include "../kernels/layer_norm.h"
 #include "../kernels/linear.h"
 #include "../kernels/mlp_backward.h"
@@ -42,6 +43,8 @@ const Kernels table = {
     .attention_backward = attention_backward,
     .window_attention = window_attention,
     .window_attention_backward = window_attention_backward,
+    .deformable_attention = deformable_attention,
+    .deformable_attention_backward = deformable_attention_backward,
     .attention_block = attention_block,
     .window_block = window_block,
 };
