@@ -43,10 +43,13 @@ class Adapter:
         ops: names of the ops that it uses.
         only_if_asked: the module gains nothing by itself, so that it is patched only where a
             backend is asked for by name. It is then neither patched nor skipped otherwise.
+        transparent: it runs the module's own forward, which calls the children, so that these are
+            patched by themselves, and their hooks and parametrizations are no matter of it.
     """
 
     ops: tuple[str, ...] = ()
     only_if_asked = False
+    transparent = False
 
     def __init__(self, name: str, *classes: str) -> None:
         self.name = name

@@ -78,6 +78,11 @@ class Swap:
             self._warn(module, why)
         return _class_forward(module)(module, *args, **kwargs)
 
+    def tell(self, module: nn.Module, why: str) -> None:
+        """Warns once that something of the module is not computed by ops, and why."""
+        if not torch.compiler.is_compiling():
+            self._warn(module, why)
+
     def owner(self) -> nn.Module | None:
         """The module, if it still exists."""
         return self._owner()
@@ -199,7 +204,7 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, swap: Swap) -> None:
-        modules = list(module.modules())
+        modules = [module] if swap.adapter.transparent else list(module.modules())
         units = {id(module._modules.get(name)) for name in swap.units}
         self.backend = swap.backend
         self.cls = type(module)
