@@ -45,9 +45,13 @@ ADAPTERS = (
         ),
     ),
     Products(
+        "transformers.Swinv2SelfAttention",
+        *_classes("swinv2:Swinv2SelfAttention"),
+        written_out=True,
+    ),
+    Products(
         "transformers.Linears",
         *_classes(
-            "swinv2:Swinv2SelfAttention",
             "swinv2:Swinv2SelfOutput",
             "swinv2:Swinv2Output",
             "swinv2:Swinv2PatchMerging",

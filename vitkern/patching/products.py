@@ -25,8 +25,10 @@ from vitkern import ops
 from vitkern.ops.attention.call import AttentionCall
 from vitkern.ops.linear.call import LinearCall
 from vitkern.ops.patch_embed.call import PatchEmbedCall
+from vitkern.patching import scores
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.parts import is_plain
+from vitkern.patching.scores import Scores
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -46,15 +48,22 @@ class Products(Adapter):
         name: of the adapter.
         classes: that it takes.
         ops: what they multiply by: "linear", "attention", "patch_embed".
+        written_out: whether they write attention out, as matrix products and a softmax: see
+            :mod:`vitkern.patching.scores`.
     """
 
     transparent = True
 
     def __init__(
-        self, name: str, *classes: str, ops: tuple[str, ...] = ("linear", "attention")
+        self,
+        name: str,
+        *classes: str,
+        ops: tuple[str, ...] = ("linear", "attention"),
+        written_out: bool = False,
     ) -> None:
         super().__init__(name, *classes)
         self.ops = ops
+        self.written_out = written_out
 
     def match(self, module: nn.Module) -> Match:
         """Any plain floating-point parameter, which gives dtype and device."""
@@ -106,6 +115,10 @@ class Routed(TorchFunctionMode):
         self.swap = swap
         self.module = module
         self.ops = swap.adapter.ops
+        # Compiled code is traced through plain tensors; what is traced then stays with PyTorch.
+        self.written_out = (
+            getattr(swap.adapter, "written_out", False) and not torch.compiler.is_compiling()
+        )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -123,7 +136,18 @@ class Routed(TorchFunctionMode):
                 result = multi_head(self.swap.backend, *args, **kwargs)
         elif func is F.conv2d and "patch_embed" in self.ops:
             result = patch_embed(self.swap.backend, *args, **kwargs)
+        elif self.written_out:
+            if any(type(one) is Scores for one in args):
+                result = scores.call(func, args, kwargs)
+            elif func in scores.MATMULS and len(args) == 2:
+                result = scores.product(*args, self._attend, self._worth)
         return func(*args, **kwargs) if result is NotImplemented else result
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        return attention(self.swap.backend, *args, **kwargs)
+
+    def _worth(self, work: int) -> bool:
+        return self.swap.backend is not None or work >= SMALLEST_ATTENTION
 
     def _attention(self, *args: Any, is_causal: bool = False, **kwargs: Any) -> Any:
         if len(args) > 5:  # is_causal by position

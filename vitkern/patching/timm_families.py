@@ -19,8 +19,6 @@ ADAPTERS = (
             for name in (
                 "beit:Attention",
                 "cait:ClassAttn",
-                "davit:ChannelAttention",
-                "davit:ChannelAttentionV2",
                 "davit:WindowAttention",
                 "eva:EvaAttention",
                 "hiera:MaskUnitAttention",
@@ -36,8 +34,30 @@ ADAPTERS = (
                 "vision_transformer_sam:Attention",
                 "volo:Attention",
                 "volo:ClassAttention",
+                "xcit:XCA",
             )
         ),
+    ),
+    Products(
+        "timm.attention-written-out",
+        *(
+            f"{_MODELS}.{name}"
+            for name in (
+                "cait:TalkingHeadAttn",
+                "convit:GPSA",
+                "convit:MHSA",
+                "crossvit:CrossAttention",
+                "edgenext:CrossCovarianceAttn",
+                "efficientformer:Attention",
+                "gcvit:WindowAttentionGlobal",
+                "mvitv2:MultiScaleAttention",
+                "mvitv2:MultiScaleAttentionPoolFirst",
+                "swin_transformer_v2:WindowAttention",
+                "swin_transformer_v2_cr:WindowMultiHeadAttention",
+                "tnt:Attention",
+            )
+        ),
+        written_out=True,
     ),
     Products(
         "timm.linears",
@@ -48,29 +68,18 @@ ADAPTERS = (
         *(
             f"{_MODELS}.{name}"
             for name in (
-                "cait:TalkingHeadAttn",
                 "coat:FactorAttnConvRelPosEnc",
-                "convit:GPSA",
-                "convit:MHSA",
-                "crossvit:CrossAttention",
-                "edgenext:CrossCovarianceAttn",
-                "efficientformer:Attention",
+                "davit:ChannelAttention",
+                "davit:ChannelAttentionV2",
                 "focalnet:FocalModulation",
-                "gcvit:WindowAttentionGlobal",
                 "levit:LinearNorm",
                 "metaformer:MlpHead",
-                "mvitv2:MultiScaleAttention",
-                "mvitv2:MultiScaleAttentionPoolFirst",
                 "pvt_v2:MlpWithDepthwiseConv",
                 "swin_transformer_v2:PatchMerging",
-                "swin_transformer_v2:WindowAttention",
                 "swin_transformer_v2_cr:PatchMerging",
-                "swin_transformer_v2_cr:WindowMultiHeadAttention",
                 "tiny_vit:NormMlp",
-                "tnt:Attention",
                 "vitamin:GeGluMlp",
                 "volo:OutlookAttention",
-                "xcit:XCA",
             )
         ),
         ops=("linear",),

@@ -91,8 +91,12 @@ ADAPTERS = (
     ),
     ShiftedWindowAttention("torchvision.ShiftedWindowAttention", f"{_SWIN}:ShiftedWindowAttention"),
     Products(
-        "torchvision.Linears",
+        "torchvision.ShiftedWindowAttentionV2",
         f"{_SWIN}:ShiftedWindowAttentionV2",
+        written_out=True,
+    ),
+    Products(
+        "torchvision.Linears",
         f"{_SWIN}:PatchMerging",
         f"{_SWIN}:PatchMergingV2",
         "torchvision.models.maxvit:PartitionAttentionLayer",
