@@ -77,7 +77,8 @@ class Products(Adapter):
         if any(isinstance(one, torch.Tensor) and one.is_nested for one in args):
             return swap.original(module, *args, **kwargs)
         with Routed(swap, module):
-            return type(module).forward(module, *args, **kwargs)
+            result = type(module).forward(module, *args, **kwargs)
+        return scores.plain(result) if self.written_out else result
 
 
 def _probe_linear(like: torch.Tensor) -> Call:
@@ -144,7 +145,10 @@ class Routed(TorchFunctionMode):
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
-        return attention(self.swap.backend, *args, **kwargs)
+        # Called by operators of Scores, with this mode still on: the op's own products are no
+        # business of it.
+        with torch._C.DisableTorchFunction():
+            return attention(self.swap.backend, *args, **kwargs)
 
     def _worth(self, work: int) -> bool:
         return self.swap.backend is not None or work >= SMALLEST_ATTENTION

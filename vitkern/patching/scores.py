@@ -56,6 +56,11 @@ class Scores:
         """Of the tensor that this stands for."""
         return torch.Size((*self.q.shape[:-1], self.k.shape[-2]))
 
+    @property
+    def known(self) -> bool:
+        """Whether the tensor exists already, and may have been changed in place."""
+        return self._tensor is not None
+
     def tensor(self) -> torch.Tensor:
         """The tensor that this stands for."""
         if self._tensor is None:
@@ -75,7 +80,9 @@ class Scores:
 
     def plus(self, other: Any) -> Any:
         """``self + other``; NotImplemented where it is not to be put off."""
-        if not isinstance(other, torch.Tensor) or self.weights or other.dtype != self.q.dtype:
+        if self.known or self.weights or not isinstance(other, torch.Tensor):
+            return NotImplemented
+        if other.dtype != self.q.dtype:
             return NotImplemented
         shape = self.shape
         pairs = zip(reversed(other.shape), reversed(shape), strict=False)
@@ -85,22 +92,24 @@ class Scores:
 
     def times(self, other: Any) -> Any:
         """``self * other`` for what is the same for all keys of a query."""
-        if self.weights:
+        if self.known or self.weights:
             return NotImplemented
-        bias = None if self.bias is None else self.bias * other
         if isinstance(other, int | float):
+            bias = None if self.bias is None else self.bias * other
             return self.with_(scale=self.scale * other, bias=bias)
         if not isinstance(other, torch.Tensor) or other.dtype != self.q.dtype:
             return NotImplemented
         if other.dim() > self.q.dim() or (other.dim() > 0 and other.shape[-1] != 1):
             return NotImplemented
         q = self.q * other
-        return NotImplemented if q.shape != self.q.shape else self.with_(q=q, bias=bias)
+        if q.shape != self.q.shape:
+            return NotImplemented
+        return self.with_(q=q, bias=None if self.bias is None else self.bias * other)
 
     def view(self, *sizes: Any) -> Any:
         """Other leading dimensions, the last two as they are; else a view of the tensor."""
         wanted = tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
-        if not all(isinstance(size, int) for size in wanted):
+        if self.known or not all(isinstance(size, int) for size in wanted):
             return self.tensor().view(*sizes)
         shape = self.shape
         known = math.prod(size for size in wanted if size != -1)
@@ -119,13 +128,14 @@ class Scores:
 
     def softmax(self, dim: int, dtype: torch.dtype | None = None) -> Any:
         """The weights, where it is over the last dimension."""
-        if self.weights or dim not in (-1, self.q.dim() - 1) or dtype not in (None, self.q.dtype):
+        last = dim in (-1, self.q.dim() - 1) and dtype in (None, self.q.dtype)
+        if self.known or self.weights or not last:
             return self.tensor().softmax(dim, dtype)
         return self.with_(weights=True)
 
     def matmul(self, other: Any) -> Any:
         """``self @ other``: the attention, where these are weights."""
-        if self.weights and self._tensor is None and isinstance(other, torch.Tensor):
+        if self.weights and not self.known and isinstance(other, torch.Tensor):
             y = self.attention(other)
             if y is not NotImplemented:
                 return y
@@ -201,8 +211,8 @@ Scores.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def _or_tensor(scores: Scores, result: Any, name: str, other: Any) -> Any:
-    """The result, or the tensor's own where there is none, or where the tensor exists already."""
-    if result is NotImplemented or scores._tensor is not None:
+    """The result, or the tensor's own where there is none."""
+    if result is NotImplemented:
         return getattr(scores.tensor(), name)(plain(other))
     return result
 
@@ -257,7 +267,7 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of PyTorch with a :class:`Scores` among its arguments."""
     first = args[0] if args else None
     name = getattr(func, "__name__", "")
-    if type(first) is Scores and first._tensor is None:
+    if type(first) is Scores and not first.known:
         if func is F.softmax or name == "softmax":
             values = dict(zip(("dim", "_stacklevel", "dtype"), args[1:], strict=False)) | kwargs
             if func is F.softmax and isinstance(values.get("dim"), int):
@@ -268,7 +278,7 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return first.matmul(args[1])
     if len(args) == 2 and not kwargs and name in (*_ADD, *_MULTIPLY):
         scores, other = args if type(first) is Scores else (args[1], first)
-        if type(scores) is Scores and scores._tensor is None:
+        if type(scores) is Scores:
             result = scores.plus(other) if name in _ADD else scores.times(other)
             if result is not NotImplemented:
                 return result
