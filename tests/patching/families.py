@@ -41,7 +41,8 @@ def _timm(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=5, **options)
 
 
-def _hf(config: str, model: str, **options: Any) -> nn.Module:
+def hf(config: str, model: str, **options: Any) -> nn.Module:
+    """A Hugging Face model of a configuration, called with images alone."""
     configuration = getattr(transformers, config)(**options)
     return PixelValues(getattr(transformers, model)(configuration))
 
@@ -61,11 +62,12 @@ _HF_DETR: dict[str, Any] = {
 
 
 def _hf_detr(config: str, model: str) -> nn.Module:
-    backbone = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    return _hf(config, model, **_HF_DETR, backbone_config=backbone)
+    options: dict[str, Any] = {
+        "embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1],
+        "layer_type": "basic", "out_features": ["stage2", "stage3", "stage4"],
+    }  # fmt: skip
+    backbone = transformers.ResNetConfig(**options)
+    return hf(config, model, **_HF_DETR, backbone_config=backbone)
 
 
 class Tokens(nn.Module):
@@ -229,63 +231,63 @@ FAMILIES: dict[str, Family] = {
     "torch-cross": Family(Cross, (2, 6, 24), ("MultiheadAttention",)),
     "torch-weights": Family(partial(Cross, weights=True), (2, 6, 24), ("MultiheadAttention",)),
     "hf-vit": Family(
-        partial(_hf, "ViTConfig", "ViTForImageClassification", **_HF), _IMAGE,
+        partial(hf, "ViTConfig", "ViTForImageClassification", **_HF), _IMAGE,
         ("ViTAttention", "ViTMLP", "ViTPatchEmbeddings"),
     ),
     "hf-deit": Family(
-        partial(_hf, "DeiTConfig", "DeiTModel", **_HF), _IMAGE, ("DeiTAttention", "DeiTMLP"),
+        partial(hf, "DeiTConfig", "DeiTModel", **_HF), _IMAGE, ("DeiTAttention", "DeiTMLP"),
     ),
     "hf-beit": Family(
-        partial(_hf, "BeitConfig", "BeitModel", **_HF, use_relative_position_bias=True,
+        partial(hf, "BeitConfig", "BeitModel", **_HF, use_relative_position_bias=True,
                 layer_scale_init_value=0.1),
         _IMAGE, ("BeitAttention", "BeitMLP"),
     ),
     "hf-dinov2": Family(
-        partial(_hf, "Dinov2Config", "Dinov2Model",
+        partial(hf, "Dinov2Config", "Dinov2Model",
                 **{k: v for k, v in _HF.items() if k != "intermediate_size"}),
         _IMAGE, ("Dinov2Attention", "Dinov2MLP"),
     ),
     "hf-dinov2-swiglu": Family(
-        partial(_hf, "Dinov2Config", "Dinov2Model", use_swiglu_ffn=True,
+        partial(hf, "Dinov2Config", "Dinov2Model", use_swiglu_ffn=True,
                 **{k: v for k, v in _HF.items() if k != "intermediate_size"}),
         _IMAGE, ("Dinov2Attention", "Dinov2SwiGLUFFN"),
     ),
     "hf-dinov3": Family(
-        partial(_hf, "DINOv3ViTConfig", "DINOv3ViTModel", **_HF, num_register_tokens=2), _IMAGE,
+        partial(hf, "DINOv3ViTConfig", "DINOv3ViTModel", **_HF, num_register_tokens=2), _IMAGE,
         ("DINOv3ViTAttention", "DINOv3ViTMLP", "DINOv3ViTEmbeddings"),
     ),
     "hf-dinov3-gated": Family(
-        partial(_hf, "DINOv3ViTConfig", "DINOv3ViTModel", **_HF, use_gated_mlp=True), _IMAGE,
+        partial(hf, "DINOv3ViTConfig", "DINOv3ViTModel", **_HF, use_gated_mlp=True), _IMAGE,
         ("DINOv3ViTAttention", "DINOv3ViTGatedMLP"),
     ),
     "hf-eager": Family(
-        partial(_hf, "ViTConfig", "ViTModel", **_HF, attn_implementation="eager"), _IMAGE,
+        partial(hf, "ViTConfig", "ViTModel", **_HF, attn_implementation="eager"), _IMAGE,
         ("ViTAttention", "ViTMLP"),
     ),
     "hf-clip": Family(
-        partial(_hf, "CLIPVisionConfig", "CLIPVisionModel", **_HF), _IMAGE,
+        partial(hf, "CLIPVisionConfig", "CLIPVisionModel", **_HF), _IMAGE,
         ("CLIPAttention", "CLIPMLP", "CLIPVisionEmbeddings"),
     ),
     "hf-siglip": Family(
-        partial(_hf, "SiglipVisionConfig", "SiglipVisionModel", **_HF), _IMAGE,
+        partial(hf, "SiglipVisionConfig", "SiglipVisionModel", **_HF), _IMAGE,
         ("SiglipAttention", "SiglipMLP", "MultiheadAttention"),
     ),
     "hf-sam": Family(
-        partial(_hf, "SamVisionConfig", "SamVisionModel", hidden_size=24, num_hidden_layers=2,
+        partial(hf, "SamVisionConfig", "SamVisionModel", hidden_size=24, num_hidden_layers=2,
                 num_attention_heads=3, image_size=64, patch_size=8, window_size=3, mlp_dim=40,
                 global_attn_indexes=[1], output_channels=8),
         (1, 3, 64, 64), ("SamVisionSdpaAttention", "SamMLPBlock", "SamPatchEmbeddings"),
     ),
     "hf-swin": Family(
-        partial(_hf, "SwinConfig", "SwinForImageClassification", **_HF_SWIN), (2, 3, 52, 56),
+        partial(hf, "SwinConfig", "SwinForImageClassification", **_HF_SWIN), (2, 3, 52, 56),
         ("SwinAttention", "SwinMLP", "SwinPatchMerging", "SwinPatchEmbeddings"),
     ),
     "hf-swin-backbone": Family(  # as in Mask2Former
-        partial(_hf, "SwinConfig", "SwinBackbone", **_HF_SWIN, out_features=["stage1", "stage2"]),
+        partial(hf, "SwinConfig", "SwinBackbone", **_HF_SWIN, out_features=["stage1", "stage2"]),
         _SWIN_IMAGE, ("SwinAttention", "SwinMLP"),
     ),
     "hf-swin-v2": Family(
-        partial(_hf, "Swinv2Config", "Swinv2Model", **{**_HF_SWIN, "window_size": 7}), _SWIN_IMAGE,
+        partial(hf, "Swinv2Config", "Swinv2Model", **{**_HF_SWIN, "window_size": 7}), _SWIN_IMAGE,
         ("Swinv2SelfAttention", "Swinv2SelfOutput", "Swinv2Intermediate", "Swinv2Output"),
     ),
     "hf-detr": Family(

@@ -13,10 +13,12 @@ from torch.utils._pytree import tree_leaves
 import vitkern
 from tests.patching import zoo
 from tests.patching.families import FAMILIES
+from tests.patching.parts import PARTS
 from vitkern._library import load
 from vitkern.bench.coverage import count_products
 from vitkern.bench.parity import compare
 
+ALL = {**FAMILIES, **PARTS}
 needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 
 
@@ -36,7 +38,7 @@ class First(nn.Module):
 def build(name: str, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
     """The model in evaluation mode, its parameters away from where they start, and an input."""
     torch.manual_seed(0)
-    family = FAMILIES[name]
+    family = ALL[name]
     model = First(family.build()).to(dtype).eval().requires_grad_()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -64,20 +66,20 @@ def state_of(model: nn.Module) -> list[tuple[str, list[tuple[str, int]]]]:
     ]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_exact_in_float64(name: str) -> None:
     model, x = build(name, torch.float64)
     wanted = run(model, x)
     before = state_of(model)
     report = vitkern.patch(model, backend="eager")
-    assert names_of(model, report) >= set(FAMILIES[name].classes)
+    assert names_of(model, report) >= set(ALL[name].classes)
     zoo.assert_same(run(model, x), wanted)
     vitkern.unpatch(model)
     assert state_of(model) == before
 
 
 @needs_library
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_float32_on_the_cpu_backend(name: str) -> None:
     model, x = build(name, torch.float32)
     original, eager_model = copy.deepcopy(model).double(), copy.deepcopy(model)

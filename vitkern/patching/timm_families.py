@@ -34,7 +34,6 @@ ADAPTERS = (
                 "vision_transformer_sam:Attention",
                 "volo:Attention",
                 "volo:ClassAttention",
-                "xcit:XCA",
             )
         ),
     ),
@@ -51,10 +50,10 @@ ADAPTERS = (
                 "efficientformer:Attention",
                 "gcvit:WindowAttentionGlobal",
                 "mvitv2:MultiScaleAttention",
-                "mvitv2:MultiScaleAttentionPoolFirst",
                 "swin_transformer_v2:WindowAttention",
                 "swin_transformer_v2_cr:WindowMultiHeadAttention",
                 "tnt:Attention",
+                "xcit:XCA",
             )
         ),
         written_out=True,
@@ -71,7 +70,6 @@ ADAPTERS = (
                 "coat:FactorAttnConvRelPosEnc",
                 "davit:ChannelAttention",
                 "davit:ChannelAttentionV2",
-                "focalnet:FocalModulation",
                 "levit:LinearNorm",
                 "metaformer:MlpHead",
                 "pvt_v2:MlpWithDepthwiseConv",
