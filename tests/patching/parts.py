@@ -49,7 +49,7 @@ def _multi_scale() -> nn.Module:
     config = mvitv2.MultiScaleVitCfg(
         depths=(1, 1), embed_dim=(16, 32), num_heads=(1, 2),
         kernel_qkv=(3, 3), stride_q=((1, 1), (2, 2)), stride_kv=((2, 2), (1, 1)),
-            )  # fmt: skip
+    )  # fmt: skip
     return timm.models.MultiScaleVit(config, img_size=(32, 32), num_classes=5)
 
 
@@ -108,8 +108,9 @@ PARTS: dict[str, Family] = {
     "volo-class": _layer("volo", "ClassAttention", _TOKENS, 48, num_heads=3),
     "volo-outlook": _layer("volo", "OutlookAttention", _MAP, 48, num_heads=3),
     "coat": Family(
-        partial(timm.models.CoaT, img_size=64, patch_size=4, embed_dims=(16,) * 4, serial_depths=(1,) * 4,
-                parallel_depth=0, num_heads=8, mlp_ratios=(2,) * 4, num_classes=5),
+        partial(timm.models.CoaT, img_size=64, patch_size=4, embed_dims=(16,) * 4,
+                serial_depths=(1,) * 4, parallel_depth=0, num_heads=8, mlp_ratios=(2,) * 4,
+                num_classes=5),
         (1, 3, 64, 64), ("FactorAttnConvRelPosEnc", "Mlp"),
     ),
     "mvit": Family(_multi_scale, (1, 3, 32, 32), ("MultiScaleAttention", "Mlp")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,8 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
         plain = not match.reasons and not adapter.transparent
         layers = forms.layers_of(module, name) if plain else []
         products = [Product(key, layer, *wanted.stack(key, layer)) for key, layer in layers]
+        if adapter.transparent and dtype is not None and not match.reasons:
+            match = replace(match, note=f"keeps its dtype; {match.note}")
         entry = _entry(name, adapter, match, backend, products)
         if isinstance(entry, SkippedModule) and id(module) in implied:
             continue

@@ -110,7 +110,12 @@ class Swap:
             snapshot = self._snapshot = Snapshot(module, self)
             if snapshot.reasons:
                 self._warn(module, "; ".join(snapshot.reasons))
-        return not snapshot.reasons and not snapshot.watched() and not _has_any_global_hook()
+        if snapshot.reasons or snapshot.watched() or _has_any_global_hook():
+            return False
+        if _transforms():
+            self._warn(module, "torch.func transforms and forward-mode gradients are PyTorch's")
+            return False
+        return True
 
     # torch.compile and torch.export evaluate it while tracing, and do not guard on it: as with
     # hooks in general, those that are added later are not seen by what is compiled. This is all
@@ -168,6 +173,19 @@ def _callers_level() -> int:
 
 
 _LIBRARIES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+
+
+def _transforms() -> bool:
+    """Whether a torch.func transform (vmap, grad, jvp, ...) or forward-mode AD runs this call.
+
+    Compiled backends have no rules for them, and the module's own forward has.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or _dual_level() >= 0
+
+
+def _dual_level() -> int:
+    level: int = torch.autograd.forward_ad._current_level
+    return level
 
 
 def _class_forward(module: nn.Module) -> Any:
