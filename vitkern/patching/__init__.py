@@ -62,8 +62,8 @@ Calls that a patched module cannot compute run its original forward, and warn on
 timm's attention, Swin training with attention dropout, maps smaller than their window.
 
 To add a library, add a module that defines ``ADAPTERS`` here: see ``huggingface.py`` for one that
-is a table, ``timm_vit.py`` for fused blocks, and :class:`~vitkern.patching.adapter.Adapter` for what
-an adapter answers.
+is a table, ``timm_vit.py`` for fused blocks, and :class:`~vitkern.patching.adapter.Adapter` for
+what an adapter answers.
 """
 
 from vitkern.patching.api import CannotPatch, patch, patched, unpatch
