@@ -206,6 +206,31 @@ def test_hooks_on_children_and_on_the_module_fire() -> None:
     assert seen == ["attention.q_proj", "attention.o_proj", "attention", "mlp.fc1", "mlp"]
 
 
+def test_hooks_in_an_encoder_layer_fire_and_count() -> None:
+    model, x = build("torch-pre-norm-masked", torch.float64)
+    plain = copy.deepcopy(model)
+    vitkern.patch(model, backend="eager")
+    seen = []
+    for one in (model, plain):
+        encoder: Any = one.get_submodule("model.encoder")
+        encoder.linear1.register_forward_hook(lambda m, a, y: seen.append(m) or 2 * y)
+        encoder.norm1.register_forward_pre_hook(lambda m, a: (a[0] + 1,))
+    zoo.assert_same(run(model, x), run(plain, x))
+    assert len(seen) == 2
+
+
+def test_dropout_in_an_encoder_layer_is_as_it_was() -> None:
+    model, x = build("torch-post-norm", torch.float64)
+    plain = copy.deepcopy(model)
+    vitkern.patch(model, backend="eager")
+    for one in (model, plain):
+        one.train()
+        for module in one.modules():
+            if type(module) is nn.MultiheadAttention:
+                module.dropout = 0.0  # inside attention, ops draw other numbers
+    zoo.assert_same(zoo.run(model, x), zoo.run(plain, x))
+
+
 def test_gradient_checkpointing_of_hugging_face() -> None:
     model, x = build("hf-vit", torch.float64)
     plain = copy.deepcopy(model)

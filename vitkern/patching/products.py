@@ -304,41 +304,60 @@ def multi_head(
     if backend is None and work[0] < SMALLEST_ATTENTION and work[1] < SMALLEST_LINEAR:
         return NotImplemented
     if not use_separate_proj_weight and query is key and key is value:
-        q, k, v = _linear(backend, query, in_proj_weight, in_proj_bias).chunk(3, -1)
+        q, k, v = linear_or_own(backend, query, in_proj_weight, in_proj_bias).chunk(3, -1)
     else:
         weights = (q_proj_weight, k_proj_weight, v_proj_weight)
         if not use_separate_proj_weight:
             weights = in_proj_weight.chunk(3)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         q, k, v = (
-            _linear(backend, one, weight, bias)
+            linear_or_own(backend, one, weight, bias)
             for one, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
     q, k, v = (one.unflatten(2, (heads, head_dim)).permute(1, 2, 0, 3) for one in (q, k, v))
-    bias = _added(attn_mask, query.dtype)
+    bias = added((attn_mask, key_padding_mask), query.dtype, batch, heads)
+    y = attention_or_own(backend, q, k, v, bias, dropout_p if training else 0.0)
+    y = y.permute(2, 0, 1, 3).flatten(2)
+    return linear_or_own(backend, y, out_proj_weight, out_proj_bias), None
+
+
+def added(masks: tuple[Any, Any], dtype: torch.dtype, batch: int, heads: int) -> Any:
+    """What the masks of ``multi_head_attention_forward`` add to (B, heads, Nq, Nk) scores.
+
+    Args:
+        masks: (Nq, Nk) or (B*heads, Nq, Nk), and (B, Nk); True ignores a key, numbers are added.
+        dtype: of the scores.
+        batch: images.
+        heads: of each.
+    """
+    bias, padding = (
+        torch.zeros_like(one, dtype=dtype).masked_fill(one, float("-inf"))
+        if one is not None and one.dtype == torch.bool
+        else one
+        for one in masks
+    )
     if bias is not None and bias.dim() == 3:
         bias = bias.unflatten(0, (batch, heads))
-    padding = _added(key_padding_mask, query.dtype)
-    if padding is not None:
-        padding = padding[:, None, None, :]
-        bias = padding if bias is None else bias + padding
-    y = ops.attention(
-        q, k, v, bias=bias, dropout_p=dropout_p if training else 0.0, backend=backend
-    )  # fmt: skip
-    y = y.permute(2, 0, 1, 3).flatten(2)
-    return _linear(backend, y, out_proj_weight, out_proj_bias), None
+    if padding is None:
+        return bias
+    padding = padding[:, None, None, :]
+    return padding if bias is None else bias + padding
 
 
-def _added(mask: Any, dtype: torch.dtype) -> Any:
-    """A mask of ``multi_head_attention_forward``, where True ignores a key, as what is added."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
-
-
-def _linear(backend: str | None, x: Any, weight: Any, bias: Any) -> Any:
+def linear_or_own(backend: str | None, x: Any, weight: Any, bias: Any) -> Any:
+    """A linear layer on ops, or PyTorch's where that is as fast."""
     y = linear(backend, x, weight, bias)
     return F.linear(x, weight, bias) if y is NotImplemented else y
+
+
+def attention_or_own(
+    backend: str | None, q: Any, k: Any, v: Any, bias: Any = None, dropout_p: float = 0.0
+) -> Any:
+    """Attention on ops, or PyTorch's where that is as fast."""
+    y = attention(backend, q, k, v, bias, dropout_p)
+    return (
+        F.scaled_dot_product_attention(q, k, v, bias, dropout_p) if y is NotImplemented else y
+    )  # fmt: skip
 
 
 def _plain(*tensors: Any) -> bool:
