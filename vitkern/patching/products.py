@@ -103,6 +103,15 @@ _PROBES = {
 }
 
 
+# Functions that are computed by ops, and the ops.
+_ROUTED: dict[Any, str] = {
+    F.linear: "linear",
+    F.scaled_dot_product_attention: "attention",
+    F.multi_head_attention_forward: "attention",
+    F.conv2d: "patch_embed",
+}
+
+
 class Routed(TorchFunctionMode):
     """While it is on, the products that a module asks PyTorch for are computed by ops.
 
@@ -124,25 +133,30 @@ class Routed(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = {} if kwargs is None else kwargs
+        # Called for each function and property that the module uses: what it does for those that
+        # are not routed counts.
+        kind = _ROUTED.get(func)
+        if kind is None and not self.written_out:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
         result: Any = NotImplemented
-        if func is F.linear:
-            if "linear" in self.ops:
-                result = linear(self.swap.backend, *args, **kwargs)
-        elif func is F.scaled_dot_product_attention:
-            if "attention" in self.ops:
-                result = self._attention(*args, **kwargs)
-        elif func is F.multi_head_attention_forward:
-            if "attention" in self.ops:
-                result = multi_head(self.swap.backend, *args, **kwargs)
-        elif func is F.conv2d and "patch_embed" in self.ops:
-            result = patch_embed(self.swap.backend, *args, **kwargs)
+        if kind is not None and kind in self.ops:
+            result = self._routed(func, args, kwargs)
         elif self.written_out:
             if any(type(one) is Scores for one in args):
                 result = scores.call(func, args, kwargs)
             elif func in scores.MATMULS and len(args) == 2:
                 result = scores.product(*args, self._attend, self._worth)
         return func(*args, **kwargs) if result is NotImplemented else result
+
+    def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is F.linear:
+            return linear(self.swap.backend, *args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return multi_head(self.swap.backend, *args, **kwargs)
+        return patch_embed(self.swap.backend, *args, **kwargs)
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         # Called by operators of Scores, with this mode still on: the op's own products are no
@@ -164,15 +178,19 @@ class Routed(TorchFunctionMode):
 
 def linear(backend: str | None, input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear`` on ops; NotImplemented where PyTorch is to compute it."""
-    if not _plain(input, weight, bias) or input.dim() == 0 or weight.dim() != 2:
+    # The cheapest check first: this is what small models pay for each of their linear layers.
+    if not is_plain(input) or (
+        backend is None
+        and (
+            input.numel() * weight.shape[0] < SMALLEST_LINEAR
+            or _differentiates(input, weight, bias)
+        )
+    ):
+        return NotImplemented
+    if not _plain(weight, bias) or input.dim() == 0 or weight.dim() != 2:
         return NotImplemented
     if input.shape[-1] != weight.shape[1] or not _one_dtype(input, weight, bias):
         return NotImplemented  # raises PyTorch's own error
-    if backend is None and (
-        _differentiates(input, weight, bias)
-        or input.numel() * weight.shape[0] < SMALLEST_LINEAR
-    ):  # fmt: skip
-        return NotImplemented
     return ops.linear(input, weight, bias, backend=backend)
 
 

@@ -63,7 +63,7 @@ class Swap:
         module = self._owner()
         if module is None:
             raise ReferenceError(f"the patched module {self.name!r} no longer exists")
-        if not args:
+        if not args and not self.adapter.transparent:
             # Adapters name their arguments as they like; the class's names are those that count.
             bound = self.__signature__.bind(**kwargs)
             args, kwargs = bound.args, bound.kwargs

@@ -24,7 +24,7 @@ class Attending(Products):
     """Layers around ``nn.MultiheadAttention``: small calls run their own forward as it is."""
 
     def forward(self, swap: Swap, module: Any, *args: Any, **kwargs: Any) -> Any:
-        x = args[0]
+        x = args[0] if args else kwargs.get("query", kwargs.get("tgt"))
         if swap.backend is None and isinstance(x, torch.Tensor) and _small(x):
             return swap.original(module, *args, **kwargs)
         return super().forward(swap, module, *args, **kwargs)
