@@ -340,3 +340,23 @@ def test_subclasses_are_left_alone_and_listed() -> None:
     assert skipped.name.endswith("layers.0.attention")
     assert "a subclass of transformers.ViTAttention may compute something else" in skipped.why()
     torch.testing.assert_close(model(x), wanted, rtol=0, atol=1e-10)
+
+
+@needs_library
+def test_bfloat16_and_int8_reach_the_mlps() -> None:
+    model, x = build("hf-vit", torch.float32)
+    with torch.inference_mode():
+        exact = model(x)
+        report = vitkern.patch(model, dtype=torch.bfloat16)
+        notes = {entry.name.rpartition(".")[2]: entry.note for entry in report.patched}
+        assert notes["attention"].startswith("keeps its dtype; ")
+        assert "bfloat16" in notes["mlp"]
+        rounded = model(x)
+    error = ((rounded - exact).abs().max() / exact.abs().max()).item()
+    assert 1e-5 < error < 0.05
+    quantized = vitkern.quantize(model, [x, -x])
+    names = {layer.name.rpartition(".")[2] for layer in quantized.quantized}
+    assert names == {"fc1", "fc2"}
+    with torch.inference_mode():
+        error = ((model(x) - exact).abs().max() / exact.abs().max()).item()
+    assert 1e-5 < error < 0.2
