@@ -64,11 +64,12 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
             continue
         if id(module) in routed and (adapter.transparent or adapter.only_if_asked):
             continue
-        plain = not match.reasons and not adapter.transparent
+        plain = not match.reasons and adapter.forms
         layers = forms.layers_of(module, name) if plain else []
         products = [Product(key, layer, *wanted.stack(key, layer)) for key, layer in layers]
-        if adapter.transparent and dtype is not None and not match.reasons:
-            match = replace(match, note=f"keeps its dtype; {match.note}")
+        if not adapter.forms and dtype is not None and not match.reasons:
+            notes = filter(None, ("keeps its dtype", match.note))
+            match = replace(match, note="; ".join(notes))
         entry = _entry(name, adapter, match, backend, products)
         if isinstance(entry, SkippedModule) and id(module) in implied:
             continue

@@ -53,6 +53,7 @@ class Products(Adapter):
     """
 
     transparent = True
+    forms = False
 
     def __init__(
         self,

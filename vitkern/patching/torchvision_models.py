@@ -27,6 +27,7 @@ class ShiftedWindowAttention(Adapter):
     """
 
     ops = ("linear", "window_attention")
+    forms = False  # its own forward, which calibration runs, reads weights without calling Linears
 
     def match(self, module: Any) -> Match:
         """Plain Linears, the table a parameter, and the index that of Swin."""
