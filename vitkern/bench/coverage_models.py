@@ -1,7 +1,7 @@
 """The models of ``vitkern coverage``: of each family of each library a small one, random weights.
 
 timm: the smallest member (or nearly) of every family with attention or transformer MLPs, at its own
-width and depth, and at its own image size where that is at most 256. torchvision: its transformers.
+width and depth but for some that are made shallower, on images of 224 to 256 pixels. torchvision: its transformers.
 Hugging Face: small configurations, of real widths and few layers; see ``coverage_huggingface``.
 """
 
@@ -96,8 +96,20 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "vit_small_patch14_dinov2": {"img_size": 224},
     "vit_small_patch14_reg4_dinov2": {"img_size": 224},
     "vit_small_patch16_dinov3": {"img_size": 224},
-    "aimv2_large_patch14_224": {"depth": 2},
+    "aimv2_large_patch14_224": {"depth": 2, "embed_dim": 512, "num_heads": 4},
+    "beit_base_patch16_224": {"depth": 6, "embed_dim": 384, "num_heads": 6},
+    "beitv2_base_patch16_224": {"depth": 6, "embed_dim": 384, "num_heads": 6},
+    "cait_xxs24_224": {"depth": 6},
+    "convit_tiny": {"depth": 6},
+    "davit_tiny": {"depths": (1, 1, 2, 1)},
+    "hiera_tiny_224": {"stages": (1, 2, 3, 2)},
+    "maxvit_tiny_rw_224": {"depths": (1, 1, 2, 1)},
     "sam2_hiera_tiny": {"num_classes": 10},
+    "swinv2_cr_tiny_224": {"depths": (2, 2, 2, 2)},
+    "swinv2_tiny_window8_256": {"depths": (2, 2, 2, 2)},
+    "tnt_s_patch16_224": {"depth": 6},
+    "twins_pcpvt_small": {"depths": (2, 2, 3, 2)},
+    "twins_svt_small": {"depths": (2, 2, 4, 2)},
 }
 _TORCHVISION = {"vit_b_32": 224, "swin_t": 224, "swin_v2_t": 256, "maxvit_t": 224}
 _OURS = {"vit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224}
