@@ -1,8 +1,9 @@
 """The models of ``vitkern coverage``: of each family of each library a small one, random weights.
 
 timm: the smallest member (or nearly) of every family with attention or transformer MLPs, at its own
-width and depth but for some that are made shallower, on images of 224 to 256 pixels. torchvision: its transformers.
-Hugging Face: small configurations, of real widths and few layers; see ``coverage_huggingface``.
+width and depth but for some that are made shallower, on images of 224 to 256 pixels. torchvision
+and PyTorch: their transformers. Hugging Face: small configurations, of real widths and few layers;
+see ``coverage_huggingface``.
 """
 
 from __future__ import annotations
