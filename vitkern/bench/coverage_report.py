@@ -131,7 +131,8 @@ def table(results: Sequence[Coverage]) -> Table:
 _ABOUT = """\
 # Patch coverage
 
-Written by `vitkern coverage --json {json} --table docs/coverage.md --time`; not by hand.
+Written by `vitkern coverage --json {json} --table docs/coverage.md`, not by hand; `--time` adds times,
+`--resume` goes on with what is in the JSON file.
 
 Every model has random weights and is patched by `vitkern.patch(model)`, with no options.
 
@@ -144,8 +145,8 @@ Every model has random weights and is patched by `vitkern.patch(model)`, with no
 - **of products**: the same, where PyTorch's convolutions are left out of the count.
 - **modules**: of the modules with parameters, the share within patched ones.
 - **error**: the largest error, 1 being what is allowed.
-- **time**: eager's time over the patched model's, forward, in turns; {threads} threads. Above 1 is
-  a gain.
+- **time**: eager's time over the patched model's, forward, in turns; threads: {threads}. Above 1 is
+  a gain; empty where it was not measured.
 
 Rows in italics are mostly convolutional; no goal is about them.
 
