@@ -131,8 +131,8 @@ def table(results: Sequence[Coverage]) -> Table:
 _ABOUT = """\
 # Patch coverage
 
-Written by `vitkern coverage --json {json} --table docs/coverage.md`, not by hand; `--time` adds times,
-`--resume` goes on with what is in the JSON file.
+Written by `vitkern coverage --json {json} --table docs/coverage.md`, not by hand; `--time` adds
+times, `--resume` goes on with what is in the JSON file.
 
 Every model has random weights and is patched by `vitkern.patch(model)`, with no options.
 
