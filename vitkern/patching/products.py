@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 # Where the backend is not asked for by name, what gains nothing is left to PyTorch. Measured on two
 # cores with AVX-512: a Linear by itself is as fast from 8 to 12 million multiply-adds on and slower
-# below, and always slower in training; attention gains from one million on.
+# below, and always slower in training; attention gains from one million on, but not with heads that
+# are as wide as an image has tokens, where channels attend to channels.
 SMALLEST_LINEAR = 1 << 23
 SMALLEST_ATTENTION = 1 << 20
-NOTE = "PyTorch computes small products, and linear layers in training"
+WIDEST_HEAD = 128
+NOTE = "PyTorch computes small products, heads wider than 128, and linear layers in training"
 
 
 class Products(Adapter):
@@ -214,7 +216,9 @@ def attention(
         return NotImplemented  # grouped heads, leading sizes that broadcast, another width of v
     if key.shape[-1] != query.shape[-1] or query.shape[-1] == 0 or not 0.0 <= dropout_p < 1.0:
         return NotImplemented
-    if backend is None and query.numel() * key.shape[-2] < SMALLEST_ATTENTION:
+    if backend is None and (
+        query.numel() * key.shape[-2] < SMALLEST_ATTENTION or query.shape[-1] > WIDEST_HEAD
+    ):
         return NotImplemented
     bias = attn_mask
     if attn_mask is not None:
