@@ -303,16 +303,17 @@ def test_other_blocks_are_named_and_their_layers_patched(block: str) -> None:
     torch.testing.assert_close(model(x), wanted, rtol=0, atol=1e-10)
 
 
-def test_swiglu_is_refused() -> None:
+def test_blocks_with_swiglu_are_refused_and_their_layers_patched() -> None:
     model = timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=48, depth=1, num_heads=3,
         mlp_layer=timm.layers.SwiGLU,
     ).double()  # fmt: skip
     report = vitkern.patch(model, backend="eager")
     skipped = {entry.name: entry.why() for entry in report.skipped}
-    assert "SwiGLU" in skipped["blocks.0.mlp"]
     assert "mlp is timm.SwiGLU, not Mlp" in skipped["blocks.0"]
-    assert "blocks.0.attn" in {entry.name for entry in report.patched}
+    ops = {entry.name: entry.op for entry in report.patched}
+    assert ops["blocks.0.attn"] == "linear + attention"
+    assert ops["blocks.0.mlp"] == "linear"
 
 
 def test_attention_dropout_of_swin_is_noted() -> None:

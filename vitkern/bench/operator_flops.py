@@ -40,6 +40,8 @@ def call_flops(func: torch._ops.OpOverload, arguments: Arguments, out: Any) -> i
     if name in _SDPA:
         query, key, value = (arguments[one].shape for one in ("query", "key", "value"))
         return int(_SDPA[name] * sdpa_flop_count(query, key, value))
+    if name in _FAST_PATHS:
+        return 2 * _FAST_PATHS[name](arguments)
     counted = flop_registry.get(func.overloadpacket)
     return 0 if counted is None else int(counted(*arguments.values(), out_val=out))
 
@@ -48,6 +50,27 @@ def call_flops(func: torch._ops.OpOverload, arguments: Arguments, out: Any) -> i
 _SDPA = {
     "_scaled_dot_product_flash_attention_for_cpu": 1,
     "_scaled_dot_product_flash_attention_for_cpu_backward": 2,
+}
+
+
+def _native_attention(a: Arguments) -> int:
+    """``nn.MultiheadAttention``'s fast path: four projections and two products of attention."""
+    batch, queries, width = a["query"].shape
+    keys = a["key"].shape[1]
+    return int(2 * batch * width * ((queries + keys) * width + queries * keys))
+
+
+def _native_encoder_layer(a: Arguments) -> int:
+    """``nn.TransformerEncoderLayer``'s fast path: the same, and the MLP."""
+    batch, tokens, width = a["src"].shape
+    attention = 2 * batch * width * (2 * tokens * width + tokens * tokens)
+    return int(attention + 2 * batch * tokens * a["ffn_weight_1"].numel())
+
+
+# Layers of torch.nn that are one operator in evaluation.
+_FAST_PATHS: dict[str, Callable[[Arguments], int]] = {
+    "_native_multi_head_attention": _native_attention,
+    "_transformer_encoder_layer_fwd": _native_encoder_layer,
 }
 
 

@@ -42,14 +42,28 @@ What does not
     * ``copy.copy(module)`` and ``nn.DataParallel`` share the instance's ``__dict__``, so the copy's
       forward computes with the original: patch the copy again, or use ``deepcopy`` or DDP.
     * A whole pickled model needs vitkern where it is loaded, and its state dict does not.
-    * Second derivatives and ``torch.func.grad``/``vmap`` of ops on compiled backends.
+    * Second derivatives on compiled backends. Under ``torch.func`` transforms (``vmap``, ``grad``,
+      ``jvp``) and forward-mode gradients modules run their own forward, and one warning says so.
     * ``torch.jit.script`` and ``torch.jit.trace``: unpatch first.
+
+Three kinds of adapters
+    * Fused: blocks, MLPs, Swin's windows and others compute their module themselves, in as few ops
+      as they can (``transformer.py``, ``windows.py``, ``mlps.py``). They have to know what the
+      module computes, and notice whatever changes it.
+    * Products: attention and other modules of most libraries run their own code, of which only the
+      products are computed by ops, also where attention is written out (``products.py``,
+      ``scores.py``). Children, hooks on them and parametrizations are the module's own matter. What
+      gains nothing is left to PyTorch: small products, and linear layers in training; the report's
+      notes say so. Their linear layers have no forms.
+    * Single layers (``layers.py``): patch embeddings, and LayerNorm and Linear where a backend is
+      asked for by name.
 
 Calls that a patched module cannot compute run its original forward, and warn once: ``is_causal`` in
 timm's attention, Swin training with attention dropout, maps smaller than their window.
 
-To add a library, add a module that defines ``ADAPTERS`` here: see ``timm_vit.py`` for one that is
-mostly a table, and :class:`~vitkern.patching.adapter.Adapter` for what an adapter answers.
+To add a library, add a module that defines ``ADAPTERS`` here: see ``huggingface.py`` for one that
+is a table, ``timm_vit.py`` for fused blocks, and :class:`~vitkern.patching.adapter.Adapter` for
+what an adapter answers.
 """
 
 from vitkern.patching.api import CannotPatch, patch, patched, unpatch

@@ -43,10 +43,16 @@ class Adapter:
         ops: names of the ops that it uses.
         only_if_asked: the module gains nothing by itself, so that it is patched only where a
             backend is asked for by name. It is then neither patched nor skipped otherwise.
+        transparent: it runs the module's own forward, which calls the children, so that these are
+            patched by themselves, and their hooks and parametrizations are no matter of it.
+        forms: whether the Linears below can have forms: bfloat16 and int8 weights. Not where the
+            module's own forward reads their weights without calling them.
     """
 
     ops: tuple[str, ...] = ()
     only_if_asked = False
+    transparent = False
+    forms = True
 
     def __init__(self, name: str, *classes: str) -> None:
         self.name = name

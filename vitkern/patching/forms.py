@@ -64,8 +64,12 @@ def form_of(module: nn.Module) -> ConvertedWeight | None:
 def layers_of(module: nn.Module, name: str = "") -> list[tuple[str, nn.Linear]]:
     """The Linears below a patched module, by their names in the model: its products.
 
-    ``module`` itself is none of them: a Linear that is patched alone keeps its dtype.
+    ``module`` itself is none of them: a Linear that is patched alone keeps its dtype. There are
+    none where the module's adapter has no forms.
     """
+    swap = swap_of(module)
+    if swap is not None and not swap.adapter.forms:
+        return []
     return [
         (f"{name}.{key}" if name else key, child)
         for key, child in module.named_modules()

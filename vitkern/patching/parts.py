@@ -27,6 +27,11 @@ _ACTIVATIONS = {
     "timm.layers.activations:GELUTanh": "gelu_tanh",
     "timm.layers.activations:QuickGELU": "quick_gelu",
     "timm.layers.activations:Swish": "silu",
+    "transformers.activations:GELUActivation": "gelu",
+    "transformers.activations:GELUTanh": "gelu_tanh",
+    "transformers.activations:NewGELUActivation": "gelu_tanh",
+    "transformers.activations:QuickGELUActivation": "quick_gelu",
+    "transformers.activations:SiLUActivation": "silu",
 }
 _activation_names: dict[type, str | None] = {nn.Identity: None}
 

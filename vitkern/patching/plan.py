@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
     known = by_class()
     covered: set[int] = set()  # computed by the swap of a module above
     implied: set[int] = set()  # would be, but no backend takes that module: said once, there
+    routed: set[int] = set()  # below a transparent one, whose ops their products run on as it is
     steps = []
     for name, module in model.named_modules():
         if id(module) in covered:
@@ -61,13 +62,22 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
         adapter, match = _look(known, module)
         if adapter is None or (backend is None and adapter.only_if_asked):
             continue
-        layers = [] if match.reasons else forms.layers_of(module, name)
+        if id(module) in routed and (adapter.transparent or adapter.only_if_asked):
+            continue
+        plain = not match.reasons and adapter.forms
+        layers = forms.layers_of(module, name) if plain else []
         products = [Product(key, layer, *wanted.stack(key, layer)) for key, layer in layers]
+        if not adapter.forms and dtype is not None and not match.reasons:
+            notes = filter(None, ("keeps its dtype", match.note))
+            match = replace(match, note="; ".join(notes))
         entry = _entry(name, adapter, match, backend, products)
         if isinstance(entry, SkippedModule) and id(module) in implied:
             continue
         steps.append(Step(module, adapter, match, backend, entry, products))
-        if isinstance(entry, PatchedModule):
+        if adapter.transparent:
+            if isinstance(entry, PatchedModule) and "linear" in adapter.ops:
+                routed.update(id(descendant) for descendant in module.modules())
+        elif isinstance(entry, PatchedModule):
             _mark(module, match.units, covered)
         elif not match.reasons:
             _mark(module, match.units, implied)

@@ -63,7 +63,7 @@ class Swap:
         module = self._owner()
         if module is None:
             raise ReferenceError(f"the patched module {self.name!r} no longer exists")
-        if not args:
+        if not args and not self.adapter.transparent:
             # Adapters name their arguments as they like; the class's names are those that count.
             bound = self.__signature__.bind(**kwargs)
             args, kwargs = bound.args, bound.kwargs
@@ -77,6 +77,11 @@ class Swap:
         if why is not None and not torch.compiler.is_compiling():
             self._warn(module, why)
         return _class_forward(module)(module, *args, **kwargs)
+
+    def tell(self, module: nn.Module, why: str) -> None:
+        """Warns once that something of the module is not computed by ops, and why."""
+        if not torch.compiler.is_compiling():
+            self._warn(module, why)
 
     def owner(self) -> nn.Module | None:
         """The module, if it still exists."""
@@ -105,7 +110,12 @@ class Swap:
             snapshot = self._snapshot = Snapshot(module, self)
             if snapshot.reasons:
                 self._warn(module, "; ".join(snapshot.reasons))
-        return not snapshot.reasons and not snapshot.watched() and not _has_any_global_hook()
+        if snapshot.reasons or snapshot.watched() or _has_any_global_hook():
+            return False
+        if _transforms():
+            self._warn(module, "torch.func transforms and forward-mode gradients are PyTorch's")
+            return False
+        return True
 
     # torch.compile and torch.export evaluate it while tracing, and do not guard on it: as with
     # hooks in general, those that are added later are not seen by what is compiled. This is all
@@ -165,6 +175,19 @@ def _callers_level() -> int:
 _LIBRARIES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
+def _transforms() -> bool:
+    """Whether a torch.func transform (vmap, grad, jvp, ...) or forward-mode AD runs this call.
+
+    Compiled backends have no rules for them, and the module's own forward has.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or _dual_level() >= 0
+
+
+def _dual_level() -> int:
+    level: int = torch.autograd.forward_ad._current_level
+    return level
+
+
 def _class_forward(module: nn.Module) -> Any:
     return type(module).forward
 
@@ -199,7 +222,7 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, swap: Swap) -> None:
-        modules = list(module.modules())
+        modules = [module] if swap.adapter.transparent else list(module.modules())
         units = {id(module._modules.get(name)) for name in swap.units}
         self.backend = swap.backend
         self.cls = type(module)

@@ -62,11 +62,4 @@ ADAPTERS = (
         "computed as part of its SwinTransformerBlock, which is not patched",
         _ATTENTION,
     ),
-    Unsupported(
-        "timm.SwinV2",
-        "window_attention",
-        "no adapter for Swin V2 yet",
-        "timm.models.swin_transformer_v2:SwinTransformerV2Block",
-        "timm.models.swin_transformer_v2:WindowAttention",
-    ),
 )

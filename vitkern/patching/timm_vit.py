@@ -84,33 +84,13 @@ ADAPTERS = (
     Block("timm.Block", "timm.models.vision_transformer:Block", attention=ATTENTION, mlp=MLP),
     PatchEmbed("timm.PatchEmbed", "timm.layers:PatchEmbed"),
     layers.LayerNorm("timm.LayerNorm", "timm.layers:LayerNorm"),
-    *(
-        Unsupported(f"timm.other.{op}", op, f"no adapter for this kind of {kind} yet", *classes)
-        for op, kind, classes in (
-            (
-                "attention + mlp",
-                "block",
-                (
-                    "timm.models.vision_transformer:ResPostBlock",
-                    "timm.models.vision_transformer:ParallelScalingBlock",
-                    "timm.models.vision_transformer:DiffParallelScalingBlock",
-                    "timm.models.vision_transformer:ParallelThingsBlock",
-                    "timm.models.eva:EvaBlock",
-                    "timm.models.eva:EvaBlockPostNorm",
-                    "timm.models.beit:Block",
-                ),
-            ),
-            (
-                "attention",
-                "attention",
-                (
-                    "timm.layers:AttentionRope",
-                    "timm.layers:DiffAttention",
-                    "timm.models.eva:EvaAttention",
-                    "timm.models.beit:Attention",
-                ),
-            ),
-            ("mlp", "gated MLP", ("timm.layers:GluMlp", "timm.layers:SwiGLU")),
-        )
+    Unsupported(
+        "timm.other.blocks",
+        "attention + mlp",
+        "no adapter for this kind of block yet",
+        "timm.models.vision_transformer:ResPostBlock",
+        "timm.models.vision_transformer:ParallelScalingBlock",
+        "timm.models.vision_transformer:DiffParallelScalingBlock",
+        "timm.models.vision_transformer:ParallelThingsBlock",
     ),
 )

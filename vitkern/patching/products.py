@@ -1,0 +1,404 @@
+"""The general adapter: a module's own forward, with its products on ops.
+
+Where nothing larger can be fused, the module runs the code that its library wrote, and only what it
+calls of :mod:`torch.nn.functional` is computed by ops: ``linear``,
+``scaled_dot_product_attention``, ``multi_head_attention_forward``, and the convolution of a patch
+embedding. Norms of queries and keys, rotary embeddings, masks, position biases and windows are the
+module's own then, whatever they are, and so are children, hooks on them and parametrizations: all
+of them are called.
+
+It is done by a :class:`torch.overrides.TorchFunctionMode` that is on while the module's forward
+runs, in the thread that runs it. So a table of classes is all that a library needs. The mode costs
+about two microseconds for each function of PyTorch that the module calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from vitkern import ops
+from vitkern.ops.attention.call import AttentionCall
+from vitkern.ops.linear.call import LinearCall
+from vitkern.ops.patch_embed.call import PatchEmbedCall
+from vitkern.patching import scores
+from vitkern.patching.adapter import Adapter, Call, Match
+from vitkern.patching.parts import is_plain
+from vitkern.patching.scores import Scores
+
+if TYPE_CHECKING:
+    from vitkern.patching.swap import Swap
+
+# Where the backend is not asked for by name, what gains nothing is left to PyTorch. Measured on two
+# cores with AVX-512: a Linear by itself is as fast from 8 to 12 million multiply-adds on and slower
+# below, and always slower in training; attention gains from one million on, but not with heads that
+# are as wide as an image has tokens, where channels attend to channels.
+SMALLEST_LINEAR = 1 << 23
+SMALLEST_ATTENTION = 1 << 20
+WIDEST_HEAD = 128
+NOTE = "PyTorch computes small products, heads wider than 128, and linear layers in training"
+
+
+class Products(Adapter):
+    """Modules of any kind that multiply: their own forward, with its products on ops.
+
+    Args:
+        name: of the adapter.
+        classes: that it takes.
+        ops: what they multiply by: "linear", "attention", "patch_embed".
+        written_out: whether they write attention out, as matrix products and a softmax: see
+            :mod:`vitkern.patching.scores`.
+    """
+
+    transparent = True
+    forms = False
+
+    def __init__(
+        self,
+        name: str,
+        *classes: str,
+        ops: tuple[str, ...] = ("linear", "attention"),
+        written_out: bool = False,
+    ) -> None:
+        super().__init__(name, *classes)
+        self.ops = ops
+        self.written_out = written_out
+
+    def match(self, module: nn.Module) -> Match:
+        """Any plain floating-point parameter, which gives dtype and device."""
+        plain = (p for p in module.parameters() if is_plain(p) and p.is_floating_point())
+        like = next(plain, None)
+        if like is None:
+            return Match(["has no plain floating-point parameter"])
+        return Match(calls=[_PROBES[op](like) for op in self.ops], note=NOTE)
+
+    def forward(self, swap: Swap, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(one, torch.Tensor) and one.is_nested for one in args):
+            return swap.original(module, *args, **kwargs)
+        with Routed(swap, module):
+            result = type(module).forward(module, *args, **kwargs)
+        return scores.plain(result) if self.written_out else result
+
+
+def _probe_linear(like: torch.Tensor) -> Call:
+    x = like.new_empty((1, 1))
+    return LinearCall(x, x, None, None, None, None)
+
+
+def _probe_attention(like: torch.Tensor) -> Call:
+    q = like.new_empty((1, 1, 1, 1))
+    return AttentionCall(q, q, q, None, None, 1.0, 0.0, None)
+
+
+def _probe_patch_embed(like: torch.Tensor) -> Call:
+    image = like.new_empty((1, 1, 2, 2))
+    return PatchEmbedCall(image, image, None)
+
+
+_PROBES = {
+    "linear": _probe_linear,
+    "attention": _probe_attention,
+    "patch_embed": _probe_patch_embed,
+}
+
+
+# Functions that are computed by ops, and the ops.
+_ROUTED: dict[Any, str] = {
+    F.linear: "linear",
+    F.scaled_dot_product_attention: "attention",
+    F.multi_head_attention_forward: "attention",
+    F.conv2d: "patch_embed",
+}
+
+
+class Routed(TorchFunctionMode):
+    """While it is on, the products that a module asks PyTorch for are computed by ops.
+
+    Args:
+        swap: of the module; has the backend.
+        module: whose forward runs.
+    """
+
+    def __init__(self, swap: Swap, module: nn.Module) -> None:
+        super().__init__()
+        self.swap = swap
+        self.module = module
+        self.ops = swap.adapter.ops
+        # Compiled code is traced through plain tensors; what is traced then stays with PyTorch.
+        self.written_out = (
+            getattr(swap.adapter, "written_out", False) and not torch.compiler.is_compiling()
+        )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        # Called for each function and property that the module uses: what it does for those that
+        # are not routed counts.
+        kind = _ROUTED.get(func)
+        if kind is None and not self.written_out:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        result: Any = NotImplemented
+        if kind is not None and kind in self.ops:
+            result = self._routed(func, args, kwargs)
+        elif self.written_out:
+            if any(type(one) is Scores for one in args):
+                result = scores.call(func, args, kwargs)
+            elif func in scores.MATMULS and len(args) == 2:
+                result = scores.product(*args, self._attend, self._worth)
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+    def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is F.linear:
+            return linear(self.swap.backend, *args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return multi_head(self.swap.backend, *args, **kwargs)
+        return patch_embed(self.swap.backend, *args, **kwargs)
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        # Called by operators of Scores, with this mode still on: the op's own products are no
+        # business of it.
+        with torch._C.DisableTorchFunction():
+            return attention(self.swap.backend, *args, **kwargs)
+
+    def _worth(self, work: int) -> bool:
+        return self.swap.backend is not None or work >= SMALLEST_ATTENTION
+
+    def _attention(self, *args: Any, is_causal: bool = False, **kwargs: Any) -> Any:
+        if len(args) > 5:  # is_causal by position
+            is_causal, args = args[5], (*args[:5], *args[6:])
+        if is_causal:
+            self.swap.tell(self.module, "is_causal=True: PyTorch computes the attention")
+            return NotImplemented
+        return attention(self.swap.backend, *args, **kwargs)
+
+
+def linear(backend: str | None, input: Any, weight: Any, bias: Any = None) -> Any:
+    """``F.linear`` on ops; NotImplemented where PyTorch is to compute it."""
+    # The cheapest check first: this is what small models pay for each of their linear layers.
+    if not is_plain(input) or (
+        backend is None
+        and (
+            input.numel() * weight.shape[0] < SMALLEST_LINEAR
+            or _differentiates(input, weight, bias)
+        )
+    ):
+        return NotImplemented
+    if not _plain(weight, bias) or input.dim() == 0 or weight.dim() != 2:
+        return NotImplemented
+    if input.shape[-1] != weight.shape[1] or not _one_dtype(input, weight, bias):
+        return NotImplemented  # raises PyTorch's own error
+    return ops.linear(input, weight, bias, backend=backend)
+
+
+def attention(
+    backend: str | None,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """``F.scaled_dot_product_attention`` on ops; NotImplemented where PyTorch is to compute it."""
+    if not _plain(query, key, value, attn_mask) or not _one_dtype(query, key, value):
+        return NotImplemented
+    dims, leading = query.dim(), query.shape[:-2]
+    if dims < 3 or key.shape != value.shape or key.shape[:-2] != leading:
+        return NotImplemented  # grouped heads, leading sizes that broadcast, another width of v
+    if key.shape[-1] != query.shape[-1] or query.shape[-1] == 0 or not 0.0 <= dropout_p < 1.0:
+        return NotImplemented
+    if backend is None and (
+        query.numel() * key.shape[-2] < SMALLEST_ATTENTION or query.shape[-1] > WIDEST_HEAD
+    ):
+        return NotImplemented
+    bias = attn_mask
+    if attn_mask is not None:
+        if dims != 4 or not 2 <= attn_mask.dim() <= 4:
+            return NotImplemented
+        if attn_mask.dtype == torch.bool:
+            bias = torch.zeros_like(attn_mask, dtype=query.dtype)
+            bias = bias.masked_fill(~attn_mask, float("-inf"))
+        elif attn_mask.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
+            return NotImplemented
+    if dims != 4:
+        query, key, value = (
+            one.unsqueeze(1) if dims == 3 else one.flatten(0, dims - 4)
+            for one in (query, key, value)
+        )
+    y = ops.attention(
+        query, key, value, bias=bias, scale=scale, dropout_p=dropout_p, backend=backend
+    )
+    return y if dims == 4 else y.reshape(*leading, *y.shape[-2:])
+
+
+def patch_embed(
+    backend: str | None,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """A convolution whose stride is its kernel, on ops; NotImplemented for others.
+
+    The result has channels last in memory, as what follows flattens and transposes it.
+    """
+    if not _plain(input, weight, bias) or input.dim() != 4 or not _one_dtype(input, weight, bias):
+        return NotImplemented
+    rows, columns = weight.shape[2:]
+    channels, height, width = input.shape[1:]
+    if (
+        rows * columns == 1
+        or groups != 1
+        or channels != weight.shape[1]
+        or _pair(stride) != (rows, columns)
+        or _pair(padding) not in ((0, 0), ("valid", "valid"))
+        or _pair(dilation) != (1, 1)
+        or height % rows
+        or width % columns
+        or input.numel() == 0
+    ):
+        return NotImplemented
+    y = ops.patch_embed(input, weight, bias, backend=backend)
+    return y.transpose(1, 2).unflatten(2, (height // rows, width // columns))
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, int | str):
+        return (value, value)
+    values = tuple(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def multi_head(
+    backend: str | None,
+    query: Any,
+    key: Any,
+    value: Any,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Any,
+    in_proj_bias: Any,
+    bias_k: Any,
+    bias_v: Any,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Any,
+    out_proj_bias: Any,
+    training: bool = True,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Any = None,
+    k_proj_weight: Any = None,
+    v_proj_weight: Any = None,
+    static_k: Any = None,
+    static_v: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> Any:
+    """``F.multi_head_attention_forward`` on ops; NotImplemented where PyTorch is to compute it.
+
+    query (Nq, B, C), key and value (Nk, B, ...). Where weights are wanted, keys are added or given,
+    or the mask is only hinted at, PyTorch computes it, and so it does what is small.
+    """
+    given = (bias_k, bias_v, static_k, static_v)
+    if need_weights or add_zero_attn or any(one is not None for one in given):
+        return NotImplemented
+    if not _plain(query, key, value) or query.dim() != 3 or (is_causal and attn_mask is None):
+        return NotImplemented
+    heads, width = num_heads, embed_dim_to_check
+    batch, head_dim = query.shape[1], width // num_heads
+    if query.shape[2] != width or key.shape[:2] != value.shape[:2] or head_dim * heads != width:
+        return NotImplemented
+    work = query.numel() * key.shape[0], max(query.numel(), key.numel()) * width
+    if backend is None and work[0] < SMALLEST_ATTENTION and work[1] < SMALLEST_LINEAR:
+        return NotImplemented
+    if not use_separate_proj_weight and query is key and key is value:
+        q, k, v = linear_or_own(backend, query, in_proj_weight, in_proj_bias).chunk(3, -1)
+    else:
+        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+        if not use_separate_proj_weight:
+            weights = in_proj_weight.chunk(3)
+        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+        q, k, v = (
+            linear_or_own(backend, one, weight, bias)
+            for one, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+    q, k, v = (one.unflatten(2, (heads, head_dim)).permute(1, 2, 0, 3) for one in (q, k, v))
+    bias = added((attn_mask, key_padding_mask), query.dtype, batch, heads)
+    y = attention_or_own(backend, q, k, v, bias, dropout_p if training else 0.0)
+    y = y.permute(2, 0, 1, 3).flatten(2)
+    return linear_or_own(backend, y, out_proj_weight, out_proj_bias), None
+
+
+def added(masks: tuple[Any, Any], dtype: torch.dtype, batch: int, heads: int) -> Any:
+    """What the masks of ``multi_head_attention_forward`` add to (B, heads, Nq, Nk) scores.
+
+    Args:
+        masks: (Nq, Nk) or (B*heads, Nq, Nk), and (B, Nk); True ignores a key, numbers are added.
+        dtype: of the scores.
+        batch: images.
+        heads: of each.
+    """
+    bias, padding = (
+        torch.zeros_like(one, dtype=dtype).masked_fill(one, float("-inf"))
+        if one is not None and one.dtype == torch.bool
+        else one
+        for one in masks
+    )
+    if bias is not None and bias.dim() == 3:
+        bias = bias.unflatten(0, (batch, heads))
+    if padding is None:
+        return bias
+    padding = padding[:, None, None, :]
+    return padding if bias is None else bias + padding
+
+
+def linear_or_own(backend: str | None, x: Any, weight: Any, bias: Any) -> Any:
+    """A linear layer on ops, or PyTorch's where that is as fast."""
+    y = linear(backend, x, weight, bias)
+    return F.linear(x, weight, bias) if y is NotImplemented else y
+
+
+def attention_or_own(
+    backend: str | None, q: Any, k: Any, v: Any, bias: Any = None, dropout_p: float = 0.0
+) -> Any:
+    """Attention on ops, or PyTorch's where that is as fast."""
+    y = attention(backend, q, k, v, bias, dropout_p)
+    return (
+        F.scaled_dot_product_attention(q, k, v, bias, dropout_p) if y is NotImplemented else y
+    )  # fmt: skip
+
+
+def _plain(*tensors: Any) -> bool:
+    """Whether all are ordinary tensors (or None, or fake): others mean something by themselves."""
+    return all(is_plain(one) for one in tensors)
+
+
+def _one_dtype(first: torch.Tensor, *others: Any) -> bool:
+    """Whether all are floating point and of one dtype, or autocast makes them so."""
+    if not first.is_floating_point():
+        return False
+    if torch.is_autocast_enabled(first.device.type):
+        return all(one is None or one.is_floating_point() for one in others)
+    return all(one is None or one.dtype == first.dtype for one in others)
+
+
+def _differentiates(*tensors: Any) -> bool:
+    """Whether a gradient is wanted."""
+    return torch.is_grad_enabled() and any(
+        one is not None and one.requires_grad for one in tensors
+    )  # fmt: skip
