@@ -1,0 +1,4 @@
+"""Data sets and transforms for training and evaluation.
+
+Needs the packages of the extra ``train``: ``pip install "vitkern[train]"``.
+"""
