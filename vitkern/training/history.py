@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,19 @@ __all__ = ["History", "read_history"]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history; a last one that a kill cut off is left out."""
+    """The lines of a history; one that a kill or a crash cut off is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [entry for entry in map(_parse, text.splitlines()) if entry is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return entry
 
 
 class History:
@@ -58,8 +68,11 @@ class History:
             return
         self._waiting.append(json.dumps(entry) + "\n")
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(self._waiting))
+            with open(self.path, "ab", buffering=0) as file:
+                size, text = file.tell(), "".join(self._waiting).encode()
+                if file.write(text) < len(text):
+                    os.truncate(self.path, size)  # else these lines would be there twice
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if len(self._waiting) == 1:
                 self._report(f"history: cannot write {self.path}: {error.strerror or error}")

@@ -154,7 +154,7 @@ class Trainer:
 
     @property
     def validated(self) -> nn.Module:
-        """What is validated, and kept as the best: the average of the weights where there is one."""
+        """What is validated and kept as the best: the average of the weights if there is one."""
         return self.model if self._ema is None else self._ema.module
 
     def fit(self, *, resume: bool = False) -> TrainResult:
