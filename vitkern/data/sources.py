@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from vitkern.data import builtin
 from vitkern.data.arrays import Splits
 from vitkern.data.folder import folder
 from vitkern.data.images import MAX_PIXELS
+from vitkern.data.medical_sources import medical_folder, medical_patches
 from vitkern.data.transforms import MEAN, STD, imagenet_train, imagenet_valid
 
 __all__ = ["SOURCES", "Source", "options_of"]
@@ -80,6 +82,19 @@ def _photograph_files(size: int = 32, **_: Any) -> tuple[str, Callable[[Any], to
     return "RGB", imagenet_valid(size, crop=1.0)
 
 
+def _grey_files(
+    size: int = 16, channels: int = 1, **_: Any
+) -> tuple[str, Callable[[Any], torch.Tensor]]:
+    """Of pictures of 8 bits that have been through the window already."""
+    steps = [
+        v2.ToImage(),
+        v2.Resize((size, size), antialias=True),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * channels, [0.25] * channels),
+    ]
+    return "L" if channels == 1 else "RGB", v2.Compose(steps)
+
+
 def _statistics(mode: str) -> dict[str, Any]:
     if mode == "L":
         return {"mean": (sum(MEAN) / 3,), "std": (sum(STD) / 3,)}
@@ -96,5 +111,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "digits": Source(builtin.digits, _digit_files),
         "photographs": Source(builtin.photographs, _photograph_files),
         "folder": Source(_folder, _folder_files),
+        "medical": Source(medical_folder, partial(_grey_files, size=512)),
+        "medical-patches": Source(medical_patches, _grey_files),
     }
 )
