@@ -7,7 +7,7 @@ import torch
 from vitkern.data.arrays import ArrayImages, Splits, split_indices
 from vitkern.data.transforms import plain, small_train
 
-__all__ = ["DIGITS", "digits", "photographs"]
+__all__ = ["DIGITS", "digits", "digits_parity", "photographs"]
 
 DIGITS = (0.3054, 0.3763)
 """Mean and standard deviation of the digits' pixels, in [0, 1]."""
@@ -43,6 +43,24 @@ def digits(
         1,
         [],
     )
+
+
+def digits_parity(
+    *, size: int = 16, degrees: float = 10.0, translate: float = 0.1, scale: float = 0.1
+) -> Splits:
+    """The digits as two classes, even and odd: another task on known images, to transfer to.
+
+    Args:
+        size: as :func:`digits`; so are the others.
+        degrees: as :func:`digits`.
+        translate: as :func:`digits`.
+        scale: as :func:`digits`.
+    """
+    splits = digits(size=size, degrees=degrees, translate=translate, scale=scale)
+    for part in (splits.train, splits.valid, splits.test):
+        part.targets = [label % 2 for label in part.targets]
+    splits.classes = ["even", "odd"]
+    return splits
 
 
 def photographs(*, size: int = 32, stride: int = 16) -> Splits:

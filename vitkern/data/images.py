@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "UnreadableImage", "read_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "UnreadableImage", "decode_image", "read_image"]
 
 MAX_PIXELS = 64_000_000
 """The most pixels of an image that is decoded by default: a small file can unpack to gigabytes."""
@@ -45,13 +46,27 @@ def read_image(
     Raises:
         UnreadableImage: empty, cut off, damaged, too large, missing, or no image.
     """
-    file = Path(path)
     try:
-        if file.stat().st_size == 0:
-            raise UnreadableImage(path, "the file is empty")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
+    return decode_image(content, path, mode=mode, max_pixels=max_pixels)
+
+
+def decode_image(
+    content: bytes,
+    path: str | os.PathLike[str],
+    *,
+    mode: str = "RGB",
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """An image in memory; ``path`` is what errors call it. Otherwise as :func:`read_image`."""
+    if not content:
+        raise UnreadableImage(path, "the file is empty")
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd metadata
-            with Image.open(file) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UnreadableImage(
@@ -62,7 +77,9 @@ def read_image(
     except UnreadableImage:
         raise
     except Exception as error:  # decoders raise errors of every kind
-        why = " ".join(str(error).split()).replace(str(path), "the file") or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            raise UnreadableImage(path, "cannot identify what kind of image it is") from error
+        why = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(path, why) from error
 
 

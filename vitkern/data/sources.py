@@ -109,6 +109,7 @@ def _check_mode(mode: str) -> None:
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "digits": Source(builtin.digits, _digit_files),
+        "digits-parity": Source(builtin.digits_parity, _digit_files),
         "photographs": Source(builtin.photographs, _photograph_files),
         "folder": Source(_folder, _folder_files),
         "medical": Source(medical_folder, partial(_grey_files, size=512)),
