@@ -144,6 +144,15 @@ def test_layer_decay() -> None:
     assert swin["patch_embed.proj.weight"] == 0.5**5
 
 
+def test_three_groups_of_rates() -> None:
+    groups = parameter_groups(toy.vit(), toy.config(lr_groups=[1e-5, 5e-5, 1e-4]))
+    rates = {name: group["lr"] for group in groups for name in group["names"]}
+    assert rates["patch_embed.proj.weight"] == rates["blocks.0.mlp.fc1.bias"] == 1e-5
+    assert rates["blocks.1.mlp.fc1.bias"] == 5e-5
+    assert rates["head.weight"] == rates["norm.weight"] == 1e-4
+    assert len(groups) == 6
+
+
 def test_clipping(tmp_path: Path) -> None:
     """SGD would show it plainly; with AdamW, whose step knows no scale, in the gradients."""
     trainer = toy.trainer(tmp_path, epochs=1, clip=0.01)
@@ -263,6 +272,7 @@ def test_wrong_settings(values: dict[str, Any], message: str) -> None:
         ({"lr": "1e-3"}, r"lr must be a number, got '1e-3' \(in YAML .* 1.0e-3\)"),
         ({"patch": 1}, "patch must be true or false"),
         ({"betas": 0.9}, "betas must be two numbers"),
+        ({"lr_groups": [1e-3]}, "lr_groups must be three numbers"),
     ],
 )
 def test_settings_of_wrong_types(values: dict[str, Any], message: str) -> None:

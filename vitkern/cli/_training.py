@@ -109,9 +109,12 @@ def train(recipe: Recipe, folder: Path, *, resume: bool) -> dict[str, Any] | Non
     begun = time.monotonic()
     result = trainer.fit(resume=resume)
     seconds = time.monotonic() - begun
+    if trainer.accelerator.num_processes > 1:
+        trainer.accelerator.end_training()
     if not main:
         return None
     best = build.load_run(folder, patch=recipe.train.patch)
+    best.model.to(trainer.accelerator.device)
     report = trainer.patch_report
     summary = {
         "folder": str(folder),

@@ -39,6 +39,8 @@ class TrainConfig:
         plateau_patience: see ``schedule``.
         layer_decay: each layer below the head learns at this times the rate of the one above it;
             1 for all alike (as in BEiT, arXiv 2106.08254).
+        lr_groups: highest rates of the embeddings and the lower half of the blocks, of the upper
+            half, and of the head, in place of ``lr`` and ``layer_decay``; None for these.
         label_smoothing: arXiv 1512.00567.
         clip: the largest norm of all gradients together; 0 for no limit.
         ema: decay of the moving average of the weights, which is then what is validated and kept
@@ -70,6 +72,7 @@ class TrainConfig:
     plateau_factor: float = 0.5
     plateau_patience: int = 3
     layer_decay: float = 1.0
+    lr_groups: tuple[float, float, float] | None = None
     label_smoothing: float = 0.1
     clip: float = 1.0
     ema: float = 0.0
@@ -117,6 +120,16 @@ class TrainConfig:
         for beta in self.betas:
             _check.number("betas", beta, 0, 0.9999999)
         object.__setattr__(self, "betas", tuple(self.betas))
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        if self.lr_groups is None:
+            return
+        if not isinstance(self.lr_groups, (tuple, list)) or len(self.lr_groups) != 3:
+            raise TypeError(f"lr_groups must be three numbers, got {self.lr_groups!r}")
+        for rate in self.lr_groups:
+            _check.number("lr_groups", rate, 0, above=True)
+        object.__setattr__(self, "lr_groups", tuple(self.lr_groups))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -131,7 +144,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "betas": list(self.betas)}
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def binding(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the one that it goes on with."""

@@ -20,8 +20,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
     Matrices decay; vectors and scalars (biases, norms, layer scales) and what the model's
     ``no_weight_decay()`` names do not. With ``layer_decay`` below 1 the rate falls from the head
-    (1) through the blocks to the embeddings. A group has "lr", "weight_decay", "params" and
-    "names".
+    through the blocks to the embeddings; with ``lr_groups`` it has three steps. A group has "lr",
+    "weight_decay", "params" and "names".
 
     Raises:
         ValueError: no parameter needs a gradient.
@@ -30,18 +30,19 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     spared = set(listed()) if callable(listed) else set()
     spared |= {"pos_embed", "cls_token", "dist_token", "reg_token"}
     layers = count_layers(model)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = parameter.ndim > 1 and name not in spared and not _is_table(name)
-        layer = layer_of(name, model, layers) if config.layer_decay != 1 else layers + 1
+        layer = layer_of(name, model, layers)
+        rate = _rate(layer, layers, config)
         group = groups.setdefault(
-            (layer, decays),
+            (rate, decays),
             {
                 "params": [],
                 "names": [],
-                "lr": config.lr * config.layer_decay ** (layers + 1 - layer),
+                "lr": rate,
                 "weight_decay": config.weight_decay if decays else 0.0,
             },
         )
@@ -69,6 +70,15 @@ def layer_of(name: str, model: nn.Module, layers: int) -> int:
         return 0
     stage, block = int(found[1]), int(found[2] or 0)
     return _blocks(model).get((stage, block), layers) + 1
+
+
+def _rate(layer: int, layers: int, config: TrainConfig) -> float:
+    if config.lr_groups is None:
+        return config.lr * config.layer_decay ** (layers + 1 - layer)
+    lower, upper, head = config.lr_groups
+    if layer == layers + 1:
+        return head
+    return lower if layer <= layers // 2 else upper
 
 
 def _blocks(model: nn.Module) -> dict[tuple[int, int], int]:
