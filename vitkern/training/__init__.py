@@ -9,8 +9,9 @@ from vitkern.training.evaluation import evaluate
 from vitkern.training.losses import CrossEntropy, balanced_weights
 from vitkern.training.metrics import classification_metrics
 from vitkern.training.parameters import parameter_groups
+from vitkern.training.result import TrainResult
 from vitkern.training.step import NonFiniteLoss
-from vitkern.training.trainer import Trainer, TrainResult
+from vitkern.training.trainer import Trainer
 
 __all__ = [
     "CheckpointError",

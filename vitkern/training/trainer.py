@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,22 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from vitkern.data.checks import check_labels, labels_of
 from vitkern.patching import PatchReport, patch
 from vitkern.training import files, sampling
 from vitkern.training.checkpoint import CheckpointError, CheckpointStore, check_fits, write_state
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import evaluate
+from vitkern.training.fitness import check_arguments, checkpoint_blocks
 from vitkern.training.history import History
 from vitkern.training.losses import CrossEntropy
 from vitkern.training.parameters import parameter_groups
 from vitkern.training.plots import plot_confusion, plot_history
 from vitkern.training.progress import Progress
+from vitkern.training.result import Standing, TrainResult
 from vitkern.training.schedule import Schedule
 from vitkern.training.step import Mix, Stepper
 
-__all__ = ["TrainResult", "Trainer"]
-
-
-@dataclass
-class TrainResult:
-    """What a training came to.
-
-    Attributes:
-        folder: has best.safetensors, the last checkpoints, history.jsonl, curves.png and
-            confusion.png.
-        steps: optimizer steps.
-        epochs: that were done; fewer than asked for where it stopped early.
-        best: the validation of the best epoch; empty where there was none.
-        best_epoch: counted from 0; None where nothing was validated.
-        history: all lines of history.jsonl.
-    """
-
-    folder: Path
-    steps: int
-    epochs: int
-    best: dict[str, Any]
-    best_epoch: int | None
-    history: list[dict[str, Any]]
-
-
-@dataclass
-class _Progress:
-    """Where a training stands. All of it is in each checkpoint."""
-
-    step: int = 0
-    loss_sum: float = 0.0  # of the steps of this epoch
-    loss_steps: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    best_epoch: int | None = None
-    since_best: int = 0
-    stopped: bool = False
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -114,7 +79,7 @@ class Trainer:
         progress: bool = True,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        _check_arguments(model, train, valid, config, num_classes)
+        check_arguments(model, train, valid, config, num_classes)
         self.config = config
         self.folder = Path(folder)
         self.model = model
@@ -127,7 +92,7 @@ class Trainer:
         # Autocast is done around the forward pass: Accelerate keeps one precision for a process.
         self.accelerator = Accelerator(mixed_precision="no")
         model.to(self.accelerator.device)
-        _checkpoint_blocks(model, config.gradient_checkpointing)
+        checkpoint_blocks(model, config.gradient_checkpointing)
         self.patch_report: PatchReport | None = patch(model) if config.patch else None
         self._ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         self._per_epoch = sampling.steps_per_epoch(len(train), config.batch_size, config.accumulate)
@@ -148,7 +113,7 @@ class Trainer:
             self.folder,
         )
         self._store = CheckpointStore(self.folder, config.keep)
-        self._at = _Progress()
+        self._at = Standing()
         self._unsaved_best: dict[str, Any] | None = None
         self._drawn = time.monotonic()
 
@@ -380,7 +345,7 @@ class Trainer:
             self._ema.module.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._at = _Progress(**state["progress"])
+        self._at = Standing(**state["progress"])
 
     def _plot(self) -> None:
         """Pictures are no reason to stop."""
@@ -394,37 +359,6 @@ class Trainer:
                 plot_confusion(confusion, self._classes, self.folder / "confusion.png")
         except OSError as error:
             self._tell(f"pictures cannot be written: {error}")
-
-
-def _check_arguments(
-    model: nn.Module, train: Any, valid: Any, config: TrainConfig, num_classes: int
-) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
-    if valid is train:
-        raise ValueError("valid must not be the training data itself")
-    for name, split, every in (("training", train, True), ("validation", valid, False)):
-        if split is None:
-            continue
-        if len(split) == 0:
-            raise ValueError(f"the {name} split has no images")
-        labels = labels_of(split)
-        if labels is not None:
-            check_labels(labels, num_classes, name, every_class=every)
-
-
-def _checkpoint_blocks(model: nn.Module, wanted: bool) -> None:
-    if not wanted:
-        return
-    switch = getattr(model, "set_grad_checkpointing", None)
-    if not callable(switch):
-        raise ValueError(
-            f"gradient_checkpointing: {type(model).__name__} has no set_grad_checkpointing, as"
-            " timm's models have"
-        )
-    switch(True)
 
 
 def _fused(model: nn.Module) -> bool:
