@@ -23,7 +23,6 @@ from vitkern.data import digits
 from vitkern.models import SwinTransformer
 from vitkern.training import TrainConfig, Trainer, files
 
-
 RUNS: dict[str, dict[str, Any]] = {
     "fp32, eager": {"precision": "fp32", "patch": False},
     "fp32, patched": {"precision": "fp32", "patch": True},
