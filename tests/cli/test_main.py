@@ -9,7 +9,9 @@ from vitkern.bench import machine
 from vitkern.cli import info
 from vitkern.cli._errors import Failure, Usage, user_errors
 
-COMMANDS = ("info", "bench", "patch-report", "profile", "tune")
+COMMANDS = (
+    "info", "bench", "patch-report", "profile", "tune", "train", "eval", "predict", "embed",
+)  # fmt: skip
 
 
 def exit_of(*argv: str) -> int:

@@ -1,0 +1,212 @@
+"""What the commands about training share."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitkern.cli import _errors
+from vitkern.cli._errors import Failure, Usage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vitkern.training.recipe import Recipe
+
+_NEEDED = ("accelerate", "timm", "torchmetrics", "torchvision", "yaml", "sklearn", "matplotlib")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what users can mend into one line."""
+    try:
+        with _errors.user_errors():
+            yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in (*_NEEDED, "pydicom", "pyarrow"):
+            raise
+        hint = 'pip install "vitkern[train]"'
+        raise Failure(f"the package {error.name} is not installed: {hint}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        from vitkern.training import CheckpointError, NonFiniteLoss
+
+        if isinstance(error, RuntimeError) and not isinstance(error, NonFiniteLoss):
+            raise
+        ended = isinstance(error, (CheckpointError, NonFiniteLoss))
+        raise (Failure if ended else Usage)(" ".join(str(error).split())) from error
+
+
+def say(text: str) -> None:
+    """A line for people, on the error stream."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE, values in YAML, as a mapping.
+
+    Raises:
+        Usage: no "=", or no YAML after it.
+    """
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise Usage(f"--set: {pair!r} is not NAME=VALUE")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise Usage(f"--set: {text!r} is no value") from error
+    return values
+
+
+def data_options(value: str) -> dict[str, Any]:
+    """The settings that a --data stands for: the name of a data set, or a folder."""
+    from vitkern.data.sources import SOURCES
+
+    if value in SOURCES and not Path(value).is_dir():
+        return {"data.name": value}
+    if not Path(value).is_dir():
+        raise Usage(f"--data: {value!r} is no folder, and none of {', '.join(SOURCES)}")
+    return {"data.name": "folder", "data.path": value}
+
+
+def recipe(path: str | None, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe in a file, or of flags alone.
+
+    Raises:
+        Usage: neither a file, nor a model and data.
+    """
+    from vitkern.training.recipe import Recipe, override
+
+    if path is not None:
+        return Recipe.from_yaml(Path(path), overrides)
+    if not {"model.name", "data.name"} <= set(overrides):
+        raise Usage("train: RECIPE, or --model and --data, are required")
+    return Recipe.from_dict(override({}, overrides))
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool) -> dict[str, Any] | None:
+    """Trains, measures the test split, and writes summary.json; None in all processes but one."""
+    import torch
+
+    from vitkern.training import build, files
+
+    splits = build.load_data(recipe)
+    main = int(os.environ.get("RANK", "0")) == 0  # Accelerate starts with the trainer
+    tell = say if main else lambda text: None
+    for note in splits.notes[:20]:
+        tell(note)
+    if len(splits.notes) > 20:
+        tell(f"and {len(splits.notes) - 20} more")
+    trainer = build.build_trainer(recipe, splits, folder, report=tell)
+    begun = time.monotonic()
+    result = trainer.fit(resume=resume)
+    seconds = time.monotonic() - begun
+    if trainer.accelerator.num_processes > 1:
+        trainer.accelerator.end_training()
+    if not main:
+        return None
+    best = build.load_run(folder, patch=recipe.train.patch)
+    best.model.to(trainer.accelerator.device)
+    report = trainer.patch_report
+    summary = {
+        "folder": str(folder),
+        "recipe": recipe.to_dict(),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "patched_modules": 0 if report is None else len(report.patched),
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+        "valid": result.best,
+        "test": measure(best, splits.test),
+        "notes": splits.notes,
+    }
+    files.write_json(folder / "summary.json", summary)
+    return summary
+
+
+def measure(run: Any, split: Any) -> dict[str, Any]:
+    """The metrics of a run's best weights on a split."""
+    import torch
+
+    from vitkern.training.evaluation import evaluate
+
+    device = next(run.model.parameters()).device
+    config = run.recipe.train
+    return evaluate(
+        run.model,
+        split,
+        batch_size=config.batch_size,
+        device=torch.device(device),
+        precision=config.precision,
+    )
+
+
+def open_run(name: str, *, patch: bool) -> Any:
+    """The run in a folder, on the device that training would take.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    from accelerate import PartialState
+
+    from vitkern.training.build import load_run
+
+    run = load_run(Path(name), patch=patch)
+    run.model.to(PartialState().device)
+    return run
+
+
+def image_files(run: Any, names: Sequence[str], max_pixels: int | None) -> Any:
+    """The images that files and folders name, as the run's model takes them.
+
+    Raises:
+        Usage: a name that is neither, or nothing readable among them.
+    """
+    from vitkern.data.folder import FileImages, find_images
+    from vitkern.data.images import MAX_PIXELS
+
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths += find_images(path)
+        elif path.is_file():
+            paths.append(path)
+        else:
+            raise Usage(f"{name!r} is neither a file nor a folder")
+    mode, transform = run.files()
+    data = FileImages(paths, None, transform, mode=mode, max_pixels=max_pixels or MAX_PIXELS)
+    for path, reason in data.skipped:
+        say(f"skipped {path}: {reason}")
+    if not len(data):
+        raise Usage(f"no image could be read; {len(data.skipped)} were skipped")
+    return data
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Metrics of splits for people."""
+    from rich.table import Table
+
+    result = Table("split", "images", "loss", "accuracy", "weighted F1", "AUC")
+    for name, row in rows.items():
+        auc = "-" if row["auc"] is None else f"{row['auc']:.4f}"
+        result.add_row(
+            name,
+            str(row["images"]),
+            f"{row['loss']:.4f}",
+            f"{row['accuracy']:.2%}",
+            f"{row['f1']:.4f}",
+            auc,
+        )
+    return result
