@@ -222,6 +222,19 @@ def test_attention_blocks(isa: str, form: str) -> None:
 @needs_kernels
 @pytest.mark.parametrize("isa", ISAS)
 @torch.no_grad()
+def test_equal_keys_share_evenly_whatever_the_scores(isa: str) -> None:
+    """A maximum that is rounded otherwise than the scores would leave none of them at 0."""
+    v = torch.tensor([1.0, 2.0, 6.0]).bfloat16().view(1, 1, 3, 1).expand(1, 1, 3, 8).contiguous()
+    with on_isa(isa):
+        for size in torch.logspace(2, 6, 60).tolist():
+            q = torch.full((1, 1, 2, 8), size).bfloat16()
+            y = ops.attention(q, q[:, :, :1].expand(1, 1, 3, 8), v, scale=0.37, backend="cpu")
+            assert torch.equal(y, torch.full_like(y, 3.0)), size
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ISAS)
+@torch.no_grad()
 def test_int8_arithmetic_is_exact(isa: str) -> None:
     """Whole numbers within the range come out as without quantization, to the last bit."""
     with on_isa(isa):

@@ -109,9 +109,11 @@ def test_kernels_compute_what_eager_does(name: str, kind: str) -> None:
     error = (wanted - plain).norm()
     assert not torch.equal(got, plain)
     # Values on the edge may be rounded either way. Measured: up to 0.57 (our-vit in bfloat16; 0.11
-    # in int8), and a distance from the plain model of 0.96 to 1.13.
-    assert (got - wanted).norm() < 0.8 * error
-    assert (got - plain).norm() < 1.5 * error
+    # in int8), and a distance from the plain model of 0.96 to 1.13; where attention multiplies in
+    # bfloat16, too, which eager's does not, up to 1.24, and 0.70 to 1.41.
+    apart, further = (1.4, 1.6) if _cpu.multiplies_bfloat16() else (0.8, 1.5)
+    assert (got - wanted).norm() < apart * error
+    assert (got - plain).norm() < further * error
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
@@ -397,8 +399,14 @@ def test_compiles_and_exports(name: str, kind: str, backend: str | None) -> None
             torch.testing.assert_close(program.module()(x), wanted, **CLOSE)
         for parameter in model.parameters():
             parameter.mul_(0.9)
-        # 1.4e-3 with int8 on AVX-512: an integer that rounds the other way is a step off.
-        torch.testing.assert_close(compiled(x), infer(reference(model, kind), x), rtol=0, atol=2e-3)
+        torch.testing.assert_close(compiled(x), model(x), **CLOSE)
+        # 1.4e-3 with int8 on AVX-512: an integer that rounds the other way is a step off. 2.4e-2 on
+        # AMX, whose attention is in bfloat16.
+        loose = 4e-2 if backend is None and _cpu.multiplies_bfloat16() else 2e-3
+        assert (wanted - model(x)).abs().max() > 2 * loose  # so that old weights would show
+        torch.testing.assert_close(
+            compiled(x), infer(reference(model, kind), x), rtol=0, atol=loose
+        )
 
 
 @pytest.mark.usefixtures("_fresh_compiler")

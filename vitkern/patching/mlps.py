@@ -67,6 +67,8 @@ class FeedForward(Adapter):
         return Match(calls=[probe.mlp(fc1, fc2, parts.activation(act))])
 
     def forward(self, swap: Swap, module: Any, x: torch.Tensor) -> torch.Tensor:
+        if x.is_nested:
+            return swap.original(module, x)
         m, backend = module._modules, swap.backend
         fc1, fc2, activation = m[self.fc1], m[self.fc2], parts.activation(m[self.act])
         if any(self._rate(module, name) for name in self.drops):
@@ -86,11 +88,11 @@ class FeedForward(Adapter):
 
     def _rate(self, module: Any, name: str | None) -> float:
         """The rate of a dropout now, 0 where it does nothing."""
-        if name is None or not module.training:
+        if name is None:
             return 0.0
         child = module._modules.get(name)
         if child is None:
-            return float(getattr(module, name))
+            return float(getattr(module, name)) if module.training else 0.0
         return float(child.p) if parts.active(child) else 0.0
 
     def _drop(self, module: Any, name: str | None, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from vitkern.ops.weights import ConvertedWeight, Int8Weight
 from vitkern.patching import forms
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.classes import plain_class, title
+from vitkern.patching.products import of_library
 from vitkern.patching.registry import by_class
 from vitkern.patching.report import PatchedModule, SkippedModule
 from vitkern.patching.swap import swap_of
@@ -76,12 +78,21 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
         steps.append(Step(module, adapter, match, backend, entry, products))
         if adapter.transparent:
             if isinstance(entry, PatchedModule) and "linear" in adapter.ops:
-                routed.update(id(descendant) for descendant in module.modules())
+                routed.update(_routed_below(module))
         elif isinstance(entry, PatchedModule):
             _mark(module, match.units, covered)
         elif not match.reasons:
             _mark(module, match.units, implied)
     return steps
+
+
+def _routed_below(module: nn.Module) -> Iterator[int]:
+    """The module and its descendants, without those below others' classes: these may run them again
+    in a backward pass, as checkpoint wrappers do, when the module's own forward is over."""
+    yield id(module)
+    for child in module.children():
+        if of_library(child):
+            yield from _routed_below(child)
 
 
 def _look(known: dict[type, Adapter], module: nn.Module) -> tuple[Adapter | None, Match]:

@@ -77,7 +77,8 @@ class Products(Adapter):
         return Match(calls=[_PROBES[op](like) for op in self.ops], note=NOTE)
 
     def forward(self, swap: Swap, module: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(one, torch.Tensor) and one.is_nested for one in args):
+        given = (*args, *kwargs.values())
+        if any(isinstance(one, torch.Tensor) and one.is_nested for one in given):
             return swap.original(module, *args, **kwargs)
         with Routed(swap, module):
             result = type(module).forward(module, *args, **kwargs)
@@ -105,7 +106,6 @@ _PROBES = {
     "patch_embed": _probe_patch_embed,
 }
 
-
 # Functions that are computed by ops, and the ops.
 _ROUTED: dict[Any, str] = {
     F.linear: "linear",
@@ -128,9 +128,13 @@ class Routed(TorchFunctionMode):
         self.swap = swap
         self.module = module
         self.ops = swap.adapter.ops
-        # Compiled code is traced through plain tensors; what is traced then stays with PyTorch.
+        # Compiled code is traced through plain tensors; what is traced then stays with PyTorch. And
+        # nobody but the libraries' own modules may see scores that are put off.
         self.written_out = (
-            getattr(swap.adapter, "written_out", False) and not torch.compiler.is_compiling()
+            getattr(swap.adapter, "written_out", False)
+            and not torch.compiler.is_compiling()
+            and not watched_below(module)
+            and all(of_library(child) for child in module.modules() if child is not module)
         )
 
     def __torch_function__(
@@ -148,7 +152,7 @@ class Routed(TorchFunctionMode):
         elif self.written_out:
             if any(type(one) is Scores for one in args):
                 result = scores.call(func, args, kwargs)
-            elif func in scores.MATMULS and len(args) == 2:
+            elif func in scores.MATMULS and len(args) == 2 and not kwargs:
                 result = scores.product(*args, self._attend, self._worth)
         return func(*args, **kwargs) if result is NotImplemented else result
 
@@ -179,19 +183,48 @@ class Routed(TorchFunctionMode):
         return attention(self.swap.backend, *args, **kwargs)
 
 
-def linear(backend: str | None, input: Any, weight: Any, bias: Any = None) -> Any:
+def watched_below(module: nn.Module) -> bool:
+    """Whether a descendant has hooks, or a forward of its own that no swap is."""
+    return any(
+        child._forward_hooks
+        or child._forward_pre_hooks
+        or child._backward_hooks
+        or child._backward_pre_hooks
+        or "forward" in child.__dict__
+        for child in module.modules()
+        if child is not module
+    )
+
+
+_LIBRARIES = ("torch.nn.", "timm.", "torchvision.", "transformers.", "vitkern.")
+
+
+def of_library(module: nn.Module) -> bool:
+    """Whether the module's class is one that PyTorch, timm, torchvision or transformers has."""
+    return type(module).__module__.startswith(_LIBRARIES)
+
+
+def linear(
+    backend: str | None, input: Any, weight: Any, bias: Any = None, *, out: Any = None
+) -> Any:
     """``F.linear`` on ops; NotImplemented where PyTorch is to compute it."""
     # The cheapest check first: this is what small models pay for each of their linear layers.
-    if not is_plain(input) or (
-        backend is None
-        and (
-            input.numel() * weight.shape[0] < SMALLEST_LINEAR
-            or _differentiates(input, weight, bias)
+    if (
+        not is_plain(input)
+        or out is not None
+        or (
+            backend is None
+            and (
+                input.numel() * weight.shape[0] < SMALLEST_LINEAR
+                or _differentiates(input, weight, bias)
+            )
         )
     ):
         return NotImplemented
     if not _plain(weight, bias) or input.dim() == 0 or weight.dim() != 2:
         return NotImplemented
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return NotImplemented  # it broadcasts
     if input.shape[-1] != weight.shape[1] or not _one_dtype(input, weight, bias):
         return NotImplemented  # raises PyTorch's own error
     return ops.linear(input, weight, bias, backend=backend)

@@ -138,6 +138,11 @@ class Swap:
         signature = inspect.signature(_class_forward(self._module()))
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
+    @property
+    def __code__(self) -> Any:
+        """The class's, which ``torch.export`` reads the names of arguments from."""
+        return _class_forward(self._module()).__code__
+
     def __repr__(self) -> str:
         return f"<vitkern {self.adapter.name} of {self.name!r}, backend={self.backend!r}>"
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
 
 
+# What an encoder layer's own forward calls.
+_METHODS = frozenset({"_sa_block", "_ff_block"})
+
+
 class Attending(Products):
     """Layers around ``nn.MultiheadAttention``: small calls run their own forward as it is."""
 
@@ -27,7 +31,24 @@ class Attending(Products):
         x = args[0] if args else kwargs.get("query", kwargs.get("tgt"))
         if swap.backend is None and isinstance(x, torch.Tensor) and _small(x):
             return swap.original(module, *args, **kwargs)
+        if isinstance(module, nn.MultiheadAttention) and _gives_weights(*args, **kwargs):
+            # No op gives the weights of attention, and PyTorch has a fast path for them.
+            why = "need_weights=True: PyTorch computes the attention"
+            return swap.original(module, *args, why=why, **kwargs)
         return super().forward(swap, module, *args, **kwargs)
+
+
+def _gives_weights(
+    query: Any,
+    key: Any = None,
+    value: Any = None,
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    *args: Any,
+    **kwargs: Any,
+) -> bool:
+    """Whether they ask ``nn.MultiheadAttention`` for its weights, as it gives by default."""
+    return need_weights
 
 
 def _small(x: torch.Tensor) -> bool:
@@ -87,20 +108,13 @@ class EncoderLayer(Attending):
             return False
         if attention.bias_k is not None or attention.add_zero_attn:
             return False
-        if module.training and (
-            attention.dropout > 0.0
-            or any(parts.active(m[name]) for name in ("dropout", "dropout1", "dropout2"))
-        ):
+        if attention.training and attention.dropout > 0.0:
             return False
-        return not any(
-            child._forward_hooks
-            or child._forward_pre_hooks
-            or child._backward_hooks
-            or child._backward_pre_hooks
-            or "forward" in child.__dict__
-            for child in module.modules()
-            if child is not module
-        )
+        if any(parts.active(m[name]) for name in ("dropout", "dropout1", "dropout2")):
+            return False
+        if not _METHODS.isdisjoint(module.__dict__):
+            return False
+        return not products.watched_below(module)
 
     def attend(
         self,

@@ -140,10 +140,8 @@ static void attend_pairs(const Runtime& rt, const AttentionArgs& a, const Head<b
   float *p = q + block * ldq, *s = p + block * ldp, *c = s + block * lds;
   memset(q, 0, block * (ldq + ldp) * 4);  // what lies behind head_dim and behind the keys
 
-  const float scale = B == Base::two ? a.scale * kLog2e : 1.f;
-  const auto logits = [=](int64_t r, int64_t j) __attribute__((always_inline)) {
-    return load(s + r * lds + j) * splat(scale);
-  };
+  const vf factor = splat(B == Base::two ? a.scale * kLog2e : 1.f);
+  const auto logits = [=](int64_t r, int64_t j) __attribute__((always_inline)) { return load(s + r * lds + j); };
   pairs::begin();
   for (int64_t row = first; row < last; row += block) {
     const int64_t rows = smaller(block, last - row);
@@ -159,7 +157,7 @@ static void attend_pairs(const Runtime& rt, const AttentionArgs& a, const Head<b
       end_row(w, n);
     }
     float tops[kSoftmaxRows], sums[kSoftmaxRows + W], factors[kSoftmaxRows + W];
-    softmax_into<B>(rows, padded, logits, (bf16*)p, 2 * ldp, tops, sums);
+    softmax_into<B>(rows, padded, logits, factor, (bf16*)p, 2 * ldp, tops, sums);
     normalizers(sums, rows, factors);
     pairs::multiply(p, ldp, rows, v, d, n, c, ldc);
     for (int64_t r = 0; r < rows; r++) {

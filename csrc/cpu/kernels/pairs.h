@@ -56,7 +56,10 @@ static void pack_transposed(const bf16* const* rows, int64_t offset, int64_t n, 
   for (int64_t c = 0; c < n; c += W) {
     const int64_t p = c / kPanel<kDot>, width = panel_width<kDot>(n, p);
     float* to = panel<kDot>(out, steps, p) + c % kPanel<kDot>;
-    pack_transposed_rows((const float* const*)(rows + c), offset / 2, (int)smaller<int64_t>(W, n - c), k / 2, to, width);
+    const float* at[W];
+    const int valid = (int)smaller<int64_t>(W, n - c);
+    for (int j = 0; j < W; j++) at[j] = (const float*)(rows[c + (j < valid ? j : valid - 1)] + offset);
+    pack_transposed_rows(at, 0, W, k / 2, to, width);
     for (int64_t i = k / 2; i < steps; i++) store(to + i * width, vf{});
   }
 }

@@ -102,10 +102,11 @@ static void softmax_rows(float* s, int64_t stride, int64_t rows, int64_t n, floa
   store(sums + rows, splat(1.f));
 }
 
-// The same of rows of logits(row, column), a vector each, into rows of bfloat16 that are `stride` apart.
+// The same of rows of factor * logits(row, column), a vector each and the factor positive, into rows of bfloat16
+// that are `stride` apart.
 template <Base B, class Logits>
-static void softmax_into(int64_t rows, int64_t n, const Logits& logits, bf16* out, int64_t stride, float* tops,
-                         float* sums) {
+static void softmax_into(int64_t rows, int64_t n, const Logits& logits, vf factor, bf16* out, int64_t stride,
+                         float* tops, float* sums) {
   vf of_row[kSoftmaxRows];
   for (int64_t r = 0; r < rows; r++) {
     vf m0 = splat(-kInfinity), m1 = m0;
@@ -120,10 +121,11 @@ static void softmax_into(int64_t rows, int64_t n, const Logits& logits, bf16* ou
   for (int64_t r = 0; r < rows; r++) {
     const vf top = of_row[r];
     bf16* row = out + r * stride;
-    tops[r] = top[0];
+    tops[r] = (top * factor)[0];
     vf total = {};
     for (int64_t j = 0; j < n; j += W) {
-      const vf e = power<B>(logits(r, j) - top);
+      // The factor comes last: fused with the difference, the largest logit's would not be 0.
+      const vf e = power<B>((logits(r, j) - top) * factor);
       store(row + j, e);
       total = total + e;
     }

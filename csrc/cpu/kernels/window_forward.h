@@ -145,7 +145,8 @@ static void attend_window_in_pairs(const WindowAttentionArgs& a, const WindowRow
     const auto logits = [=](int64_t r, int64_t j) __attribute__((always_inline)) {
       return load(scores + r * lds + j) * scale + load(biases + r * ld_biases + j);
     };
-    softmax_into<Base::two>(rows, round_up(n, W), logits, (bf16*)(b.p + row * b.ldp), 2 * b.ldp, tops, sums);
+    softmax_into<Base::two>(rows, round_up(n, W), logits, splat(1.f), (bf16*)(b.p + row * b.ldp), 2 * b.ldp, tops,
+                            sums);
     normalizers(sums, rows, b.factors + row);
     for (int64_t r = 0; lse && r < rows; r++) lse[row + r] = log_sum<Base::two>(tops[r], sums[r]);
   }

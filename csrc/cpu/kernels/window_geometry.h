@@ -110,7 +110,11 @@ static void expand_bias(const Windows& w, const T* table, int64_t heads, int64_t
       const bool wrapped_row = w.bottom(kind) && yi >= w.wh - w.sh;
       const float *from = strip + (w.wh - 1 - yi) * w.ww, *mask = masks + (2 * wrapped_row + wrapped_column) * stride;
       float* row = out + (yi * w.ww + xi) * stride;
-      for (int64_t j = 0; j < stride; j += W) store(row + j, load(from + j) + load(mask + j));
+      // Behind the last key `from` has another query's entries, which may be NaN.
+      for (int64_t j = 0; j < stride; j += W) {
+        const vf m = load(mask + j);
+        store(row + j, select(m == splat(-kInfinity), m, load(from + j) + m));
+      }
     }
   }
 }
