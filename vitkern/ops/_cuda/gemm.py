@@ -95,7 +95,7 @@ def plain(
     """``c = a @ b + bias``: a (M, K), b (K, N), c (..., N) contiguous."""
     out = c.view(a.shape[0], b.shape[1])
     if c.device.type == "cpu":
-        # Emulated. In bfloat16 on AMX PyTorch 2.14 reads behind rows of odd length: 0 times NaN there.
+        # Emulated. In bfloat16 on AMX PyTorch 2.14 reads behind rows of odd length: 0 times NaN.
         a, b = a.contiguous(), b.contiguous()
     with torch.no_grad():  # what is written into has no gradient; ops have their own backward
         if bias is None:
