@@ -122,6 +122,7 @@ def test_blocks_that_differ_or_are_counted_stay() -> None:
     model = Counted()
     short, left_out = shorten(model, x)
     assert left_out == 0
+    # nn.Module gives attributes as Tensor | Module, of which mypy knows no length.
     assert len(short.blocks) == 5  # type: ignore[arg-type]
     layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5), nn.Linear(5, 4))
     assert shorten(layers, x)[1] == 0

@@ -34,6 +34,7 @@ def _deformable(**changes: object) -> torch.Tensor:
         "value": Z(1, 10, 2, 8), "spatial_shapes": ((2, 3), (4, 1)),
         "sampling_locations": Z(1, 3, 2, 2, 4, 2), "attention_weights": Z(1, 3, 2, 2, 4),
     }  # fmt: skip
+    # One dict of arguments of several types, some of them wrong on purpose.
     return ops.deformable_attention(**(arguments | changes))  # type: ignore[arg-type]
 
 

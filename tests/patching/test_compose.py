@@ -133,6 +133,7 @@ def test_quantized_linears_compute_as_they_did() -> None:
     model, x = build("hf-vit", torch.float32)
     try:
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    # PyTorch is about to remove it, and builds for some processors have no engine for it.
     except (AttributeError, NotImplementedError, RuntimeError) as error:
         pytest.skip(f"no dynamic quantization here: {error}")
     with torch.no_grad():
@@ -246,6 +247,7 @@ def test_attention_maps_and_hidden_states_of_hugging_face() -> None:
     model = hf("ViTConfig", "ViTModel", image_size=32, patch_size=8, hidden_size=48,
                num_hidden_layers=2, num_attention_heads=3, intermediate_size=96,
                attn_implementation="eager").double().eval()  # fmt: skip
+    # Known to be a module only at run time.
     inner: Any = model.model  # type: ignore[union-attr]
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     wanted = inner(pixel_values=x, output_attentions=True, output_hidden_states=True)
@@ -324,6 +326,7 @@ def test_rows_without_keys() -> None:
 
 
 def test_subclasses_are_left_alone_and_listed() -> None:
+    # mypy takes no computed base class; the class differs between versions of transformers.
     class Mine(type(FAMILIES["hf-vit"].build().model.vit.layers[0].attention)):  # type: ignore[misc]
         def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             y, weights = super().forward(hidden_states, *args, **kwargs)

@@ -37,6 +37,7 @@ def test_dropouts_that_train_alone_drop(make: Any) -> None:
 
 def test_helpers_that_were_replaced_are_called() -> None:
     layer, x = encoder(), torch.randn(2, 5, 32)
+    # What users do to one instance, and what the types forbid.
     layer._ff_block = lambda x: x * 0  # type: ignore[method-assign]
     wanted = layer(x)
     vitkern.patch(layer, backend="cpu")

@@ -297,6 +297,7 @@ def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be 0 to 2: 1 are not, the first is 3 at image 5"):
         start(data)
     with pytest.raises(TypeError, match="config must be a TrainConfig"):
+        # The wrong type is the point.
         Trainer(toy.vit(), data, config={}, folder=tmp_path, num_classes=3)  # type: ignore[arg-type]
 
 

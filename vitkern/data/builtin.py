@@ -102,4 +102,5 @@ def _part(
     indices: list[int],
     transform: object = None,
 ) -> ArrayImages:
+    # NumPy has no type for one label of an array.
     return ArrayImages(images[indices], [labels[i] for i in indices], transform)  # type: ignore[arg-type]

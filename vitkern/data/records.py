@@ -153,6 +153,7 @@ class RecordImages(Dataset[tuple[torch.Tensor, int]]):
                     raise ValueError(f"records have no column {name!r}, but {', '.join(columns)}")
         names = getattr(records, "column_names", None)
         if names is not None and label in names:  # without decoding the images
+            # Columns by name are Hugging Face datasets', which are not imported for their types.
             self.targets = [int(one) for one in records[label]]  # type: ignore[index]
         else:
             self.targets = [int(records[index][label]) for index in range(len(records))]

@@ -207,6 +207,7 @@ for _name in (
     *("__itruediv__", "__and__", "__or__"),
 ):
     setattr(Scores, _name, _forwarded(_name))
+# A class with __eq__ has no hash, and functions of PyTorch look their arguments up.
 Scores.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
