@@ -104,6 +104,14 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: _window(1, 9, 8, 12, pad_value=Z(11)), ValueError, r"pad_value must have shape \(12,"),
     (lambda: _window(1, 9, 8, 12, pad_value=Z(12).to(META)), ValueError, "pad_value is on meta"),
     (lambda: _window(1, 8, 8, 12, scale=[1]), TypeError, "scale must be a number or None"),
+    (
+        lambda: _window(1, 8, 8, 12, scale=0.5, logit_scale=Z(2)),
+        ValueError,
+        "scale must be None where logit_scale is given, got 0.5",
+    ),
+    (lambda: _window(1, 8, 8, 12, logit_scale=9.0), TypeError, "logit_scale must be a tensor"),
+    (lambda: _window(1, 8, 8, 12, logit_scale=Z(2, 1, 1)), ValueError, r"logit_scale .*\(2,\)"),
+    (lambda: _window(1, 8, 8, 12, logit_scale=Z(2, dtype=HALF)), TypeError, "logit_scale is"),
     # linear
     (lambda: ops.linear(None, Z(2, 3)), TypeError, "x must be a tensor, got NoneType"),
     (lambda: ops.linear(Z(3), Z(3)), ValueError, "weight must have 2 dimensions, got 1"),

@@ -14,6 +14,7 @@ import torchvision
 import transformers
 from torch import nn
 
+from vitkern import models
 from vitkern.bench.coverage_huggingface import PixelValues
 
 
@@ -181,7 +182,17 @@ FAMILIES: dict[str, Family] = {
     "swin-v2": Family(
         partial(timm.models.SwinTransformerV2, img_size=32, patch_size=2, embed_dim=16,
                 depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5),
-        (1, 3, 32, 32), ("WindowAttention", "PatchMerging", "Mlp"),
+        (1, 3, 32, 32), ("SwinTransformerV2Block", "PatchMerging", "Mlp"),
+    ),
+    "swin-v2-ragged": Family(
+        partial(timm.models.SwinTransformerV2, img_size=(40, 44), patch_size=2, embed_dim=16,
+                depths=(2, 2), num_heads=(2, 4), window_size=6, num_classes=5, qkv_bias=False),
+        (2, 3, 40, 44), ("SwinTransformerV2Block", "PatchMerging", "Mlp"),
+    ),
+    "our-swin-v2": Family(
+        partial(models.SwinTransformerV2, img_size=40, patch_size=4, embed_dim=16,
+                depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5),
+        (1, 3, 40, 40), ("SwinBlockV2", "Mlp"),
     ),
     "levit": Family(
         partial(_timm, "levit_128s", img_size=64, embed_dim=(16, 24, 32), num_heads=(2, 3, 4),

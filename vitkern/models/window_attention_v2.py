@@ -91,14 +91,18 @@ class WindowAttentionV2(nn.Module):
         """
         return self._bias(list(self.cpb_mlp.parameters()), self._compute_bias)
 
-    def _compute_bias(self) -> torch.Tensor:
+    def relative_position_bias_table(self) -> torch.Tensor:
+        """((2·height-1)·(2·width-1), num_heads): the bias of every offset, in Swin's order."""
         weight = self.proj.weight
         offsets = log_spaced_offsets(
             self.window_size, self.pretrained_window_size, weight.device, weight.dtype
         )
-        index = relative_position_index(self.window_size, weight.device)
-        table = self.cpb_mlp(offsets)
-        return _LARGEST_BIAS * table[index].permute(2, 0, 1).sigmoid()
+        table: torch.Tensor = self.cpb_mlp(offsets)
+        return _LARGEST_BIAS * table.sigmoid()
+
+    def _compute_bias(self) -> torch.Tensor:
+        index = relative_position_index(self.window_size, self.proj.weight.device)
+        return self.relative_position_bias_table()[index].permute(2, 0, 1)
 
     def qkv_bias(self) -> torch.Tensor | None:
         """(3·dim,): the biases of q and v around zeros for k; None where there are none."""

@@ -1,43 +1,47 @@
-"""timm's Swin Transformer (version 1)."""
+"""timm's Swin Transformers, versions 1 and 2."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from vitkern.ops.window_attention.reference import relative_positions
-from vitkern.patching import windows
+from vitkern.patching import windows, windows_v2
 from vitkern.patching.adapter import Unsupported
 from vitkern.patching.timm_vit import MLP
 
 _ATTENTION = "timm.models.swin_transformer:WindowAttention"
+_V2 = "timm.models.swin_transformer_v2"
+
+
+def _buffer_reasons(block: Any, attn: Any) -> list[str]:
+    """Why the bias index and the shift mask, which are buffers, are not what the op computes."""
+    if attn.window_size != block.window_size:
+        return [f"attn has window {attn.window_size}, the block {block.window_size}"]
+    index = attn.relative_position_index
+    if type(index) is not torch.Tensor or index.is_meta:
+        return []  # torch.export looks again with fake tensors, which have no values
+    expected = relative_positions(attn.window_size, index.device)
+    if not torch.equal(index, expected):
+        return ["attn.relative_position_index is not that of Swin's relative positions"]
+    if getattr(block, "dynamic_mask", False):
+        return []
+    mask, dtype = block.attn_mask, block.norm1.weight.dtype
+    wanted = block.get_attn_mask(device=index.device, dtype=dtype)
+    if (mask is None) != (wanted is None) or (
+        mask is not None and not torch.equal(mask.to(dtype), wanted)
+    ):
+        return ["attn_mask is not the mask of the block's shift"]
+    return []
 
 
 class SwinBlock(windows.SwinBlock):
     """timm's block: shift mask and bias index are buffers, which a user may have changed."""
 
     def attention_reasons(self, module: Any, attn: Any) -> list[str]:
-        reasons = super().attention_reasons(module, attn)
-        if reasons:
-            return reasons
-        if attn.window_size != module.window_size:
-            return [f"attn has window {attn.window_size}, the block {module.window_size}"]
-        index = attn.relative_position_index
-        if type(index) is not torch.Tensor or index.is_meta:
-            return []  # torch.export looks again with fake tensors, which have no values
-        expected = relative_positions(attn.window_size, index.device)
-        if not torch.equal(index, expected):
-            return ["attn.relative_position_index is not that of Swin's relative positions"]
-        if getattr(module, "dynamic_mask", False):
-            return []
-        mask, dtype = module.attn_mask, module.norm1.weight.dtype
-        wanted = module.get_attn_mask(device=index.device, dtype=dtype)
-        if (mask is None) != (wanted is None) or (
-            mask is not None and not torch.equal(mask.to(dtype), wanted)
-        ):
-            return ["attn_mask is not the mask of the block's shift"]
-        return []
+        return super().attention_reasons(module, attn) or _buffer_reasons(module, attn)
 
     def scale(self, attn: Any) -> float | None:
         return None if attn.fused_attn else attn.scale
@@ -48,12 +52,40 @@ class SwinBlock(windows.SwinBlock):
         return super().drops_attention(attn)
 
 
+class CosineAttention(windows_v2.CosineAttention):
+    """timm's: ``k_bias`` is a buffer, and so are the offsets that the bias network sees."""
+
+    parameters = ("logit_scale", "q_bias", "v_bias")
+
+    def reasons(self, block: Any, attn: Any) -> list[str]:
+        return super().reasons(block, attn) or _buffer_reasons(block, attn)
+
+    def bias(self, attn: Any) -> torch.Tensor | None:
+        if attn.q_bias is None:
+            own: torch.Tensor | None = attn._modules["qkv"]._parameters["bias"]
+            return own
+        return torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+
+    def bias_table(self, attn: Any) -> torch.Tensor:
+        table = attn.cpb_mlp(attn.relative_coords_table).view(-1, attn.num_heads)
+        return 16 * torch.sigmoid(table)
+
+    def logit_scale(self, attn: Any) -> torch.Tensor:
+        scale: torch.Tensor = attn._parameters["logit_scale"]
+        return scale.clamp(max=math.log(1.0 / 0.01)).exp().flatten()
+
+
 ADAPTERS = (
     SwinBlock(
         "timm.SwinTransformerBlock",
         "timm.models.swin_transformer:SwinTransformerBlock",
         attention=(_ATTENTION,),
         mlp=MLP,
+    ),
+    windows_v2.SwinBlockV2(
+        "timm.SwinTransformerV2Block",
+        f"{_V2}:SwinTransformerV2Block",
+        attention=CosineAttention(f"{_V2}:WindowAttention"),
     ),
     windows.PatchMerging("timm.PatchMerging", "timm.models.swin_transformer:PatchMerging"),
     Unsupported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,13 +29,14 @@ class ShiftedWindowAttention(Adapter):
 
     ops = ("linear", "window_attention")
     forms = False  # its own forward, which calibration runs, reads weights without calling Linears
+    parameters: tuple[str, ...] = (TABLE,)
 
     def match(self, module: Any) -> Match:
         """Plain Linears, the table a parameter, and the index that of Swin."""
         m = module._modules
         reasons = parts.linear_reasons("qkv", m.get("qkv"))
         reasons += parts.linear_reasons("proj", m.get("proj"))
-        reasons += parts.parameter_reasons("", module, TABLE)
+        reasons += parts.parameter_reasons("", module, *self.parameters)
         if reasons:
             return Match(reasons)
         index = module.relative_position_index
@@ -47,7 +49,7 @@ class ShiftedWindowAttention(Adapter):
             calls=[
                 probe.linear(m["qkv"]),
                 probe.window_attention(
-                    m["qkv"], module._parameters[TABLE], module.num_heads, window, shift
+                    m["qkv"], self.probe_table(module), module.num_heads, window, shift
                 ),
                 probe.linear(m["proj"]),
             ]
@@ -64,18 +66,55 @@ class ShiftedWindowAttention(Adapter):
             0 if size <= one else by
             for one, size, by in zip(window, x.shape[1:3], module.shift_size, strict=True)
         ]
-        y = compute.linear(m["qkv"], x, swap.backend)
+        weight, bias = m["qkv"]._parameters["weight"], self.bias(module)
         y = ops.window_attention(
-            y,
-            module._parameters[TABLE],
+            ops.linear(x, weight, bias, backend=swap.backend),
             num_heads=module.num_heads,
             window_size=window,
             shift_size=(shift[0], shift[1]),
-            pad_value=m["qkv"]._parameters["bias"],
+            pad_value=bias,
             pad_first=True,
             backend=swap.backend,
+            **self.positions(module),
         )
         return compute.linear(m["proj"], y, swap.backend)
+
+    def bias(self, module: Any) -> torch.Tensor | None:
+        """(3*C,) or None: the bias of q, k and v."""
+        bias: torch.Tensor | None = module._modules["qkv"]._parameters["bias"]
+        return bias
+
+    def probe_table(self, module: Any) -> torch.Tensor:
+        """A bias table for the representative call."""
+        table: torch.Tensor = module._parameters[TABLE]
+        return table
+
+    def positions(self, module: Any) -> dict[str, Any]:
+        """What scores are made of beside q and k."""
+        return {"bias_table": module._parameters[TABLE]}
+
+
+class ShiftedWindowAttentionV2(ShiftedWindowAttention):
+    """That of Swin V2: cosines, and a network that makes the bias table. k has no bias."""
+
+    parameters = ("logit_scale",)
+
+    def bias(self, module: Any) -> torch.Tensor | None:
+        bias = super().bias(module)
+        if bias is None:
+            return None
+        q, _, v = bias.chunk(3)
+        return torch.cat((q, torch.zeros_like(q), v))
+
+    def probe_table(self, module: Any) -> torch.Tensor:
+        rows = module.relative_coords_table.numel() // 2
+        weight: torch.Tensor = module._modules["qkv"]._parameters["weight"]
+        return weight.new_empty((rows, module.num_heads))
+
+    def positions(self, module: Any) -> dict[str, Any]:
+        table = module.cpb_mlp(module.relative_coords_table).view(-1, module.num_heads)
+        scale = module._parameters["logit_scale"].clamp(max=math.log(100.0)).exp()
+        return {"bias_table": 16 * torch.sigmoid(table), "logit_scale": scale.flatten()}
 
 
 _SWIN = "torchvision.models.swin_transformer"
@@ -91,10 +130,8 @@ ADAPTERS = (
         drops=("2", "4"),
     ),
     ShiftedWindowAttention("torchvision.ShiftedWindowAttention", f"{_SWIN}:ShiftedWindowAttention"),
-    Products(
-        "torchvision.ShiftedWindowAttentionV2",
-        f"{_SWIN}:ShiftedWindowAttentionV2",
-        written_out=True,
+    ShiftedWindowAttentionV2(
+        "torchvision.ShiftedWindowAttentionV2", f"{_SWIN}:ShiftedWindowAttentionV2"
     ),
     Products(
         "torchvision.Linears",

@@ -149,11 +149,11 @@ class SwinBlock(Adapter):
         if not parts.active(dropout):
             return compute.project(y, proj, dropout, backend, drop_path=m["drop_path1"], residual=x)
         y = compute.linear(proj, y, backend)
-        y = y * _dropped(dropout, y, module.window_size, module.shift_size)
+        y = y * window_dropout(dropout, y, module.window_size, module.shift_size)
         return compute.join(y, m["drop_path1"], x)
 
 
-def _dropped(
+def window_dropout(
     dropout: nn.Module, like: torch.Tensor, window: tuple[int, int], shift: tuple[int, int]
 ) -> torch.Tensor:
     """What a dropout multiplies a map with, if it acts on the map's windows, as in the original.

@@ -7,6 +7,7 @@ import torch
 from vitkern.dispatch import Operator
 from vitkern.ops import _check
 from vitkern.ops.window_attention.call import WindowAttentionCall
+from vitkern.ops.window_attention.cosine import unit_queries_and_keys
 
 _OPERATOR = Operator("window_attention", WindowAttentionCall, __name__)
 
@@ -19,6 +20,7 @@ def window_attention(
     window_size: int | tuple[int, int],
     shift_size: int | tuple[int, int] = 0,
     scale: float | None = None,
+    logit_scale: torch.Tensor | None = None,
     pad_value: torch.Tensor | None = None,
     pad_first: bool = False,
     backend: str | None = None,
@@ -40,6 +42,9 @@ def window_attention(
         shift_size: int or (height, width), at least 0 and below the window's; 0 on an axis means
             no mask on it.
         scale: what scores are multiplied with; None is ``head_dim ** -0.5``.
+        logit_scale: (num_heads), qkv's dtype, in place of ``scale``: scores are cosines of q and k
+            times each head's factor, as in Swin V2 (Liu et al., 2021, arXiv 2111.09883, where the
+            model keeps its logarithm). PyTorch brings q and k to length 1 before the kernel.
         pad_value: (3*C), qkv's dtype: the qkv of padded positions, which is a Swin's qkv bias;
             None is zeros.
         pad_first: True pads, then shifts (torchvision); False shifts, then pads (timm).
@@ -59,10 +64,13 @@ def window_attention(
     head_dim = _check.heads("qkv", qkv, num_heads, parts=3)
     window, shift = _check.windows("qkv", qkv, window_size, shift_size)
     _, height, width, channels = qkv.shape
-    scale = _check.scale(scale, head_dim)
+    if logit_scale is not None and scale is not None:
+        raise ValueError(f"scale must be None where logit_scale is given, got {scale!r}")
+    scale = _check.scale(1.0 if logit_scale is not None else scale, head_dim)
     rows = (2 * window[0] - 1) * (2 * window[1] - 1)
-    shapes = ((rows, num_heads), (channels,))
-    if _check.autocasts(qkv) or not _check.uniform(qkv, (bias_table, pad_value), shapes):
+    shapes = ((rows, num_heads), (channels,), (num_heads,))
+    given = (bias_table, pad_value, logit_scale)
+    if _check.autocasts(qkv) or not _check.uniform(qkv, given, shapes):
         if bias_table is not None:
             _check.tensor("bias_table", bias_table)
             meaning = "relative positions in the window, num_heads"
@@ -70,10 +78,19 @@ def window_attention(
         if pad_value is not None:
             _check.tensor("pad_value", pad_value)
             _check.shape("pad_value", pad_value, (channels,), "qkv's last dimension")
-        qkv, bias_table, pad_value = _check.autocast(qkv, bias_table, pad_value)
-        _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value)
+        if logit_scale is not None:
+            _check.tensor("logit_scale", logit_scale)
+            _check.shape("logit_scale", logit_scale, (num_heads,), "num_heads")
+        qkv, bias_table, pad_value, logit_scale = _check.autocast(
+            qkv, bias_table, pad_value, logit_scale
+        )
+        _check.same("qkv", qkv, bias_table=bias_table, pad_value=pad_value, logit_scale=logit_scale)
     if height % window[0] == 0 and width % window[1] == 0:
         pad_value = None
+    if logit_scale is not None:
+        qkv = unit_queries_and_keys(qkv, logit_scale)
+        if pad_value is not None:
+            pad_value = unit_queries_and_keys(pad_value, logit_scale)
     call = WindowAttentionCall(
         qkv,
         bias_table,
