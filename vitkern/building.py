@@ -13,6 +13,7 @@ from pathlib import Path
 from vitkern import _host, _library
 from vitkern._build import BuildUnavailable, build_cached, parameters, plan_cpu, plan_cuda
 from vitkern._build.units import say
+from vitkern.dispatch.measured import STORE
 from vitkern.ops._cuda import device
 
 __all__ = ["build_cpu", "build_cuda"]
@@ -52,6 +53,7 @@ def build_cuda(architectures: Sequence[int] | None = None) -> Path:
     plan = plan_cuda(_root(), _version(), chosen or ())
     path = build_cached(_cache(), plan) / plan.kind.library
     device.look_again()
+    STORE.reopen()  # what was measured without these kernels decides nothing now
     say(f"CUDA kernels: {path}")
     return path
 

@@ -16,8 +16,8 @@ VITKERN_PARAMS(DeformableForward, DEFORMABLE_FORWARD_FIELDS)
 VITKERN_PARAMS(DeformablePoints, DEFORMABLE_POINTS_FIELDS)
 
 template <class T, int N>
-__global__ void __launch_bounds__(DEFORMABLE_THREADS)
-    deformable_forward_kernel(const DeformableForward p, const Levels levels) {
+__global__ void __launch_bounds__(DEFORMABLE_THREADS, 1)
+    deformable_forward_kernel(const DeformableForward p, const __grid_constant__ Levels levels) {
   const Worker w = worker_of<N>(p);
   if (!w.known) return;
   const T* value = static_cast<const T*>(p.value) + w.map;
@@ -55,8 +55,8 @@ __device__ __forceinline__ float team_sum(float value, int team) {
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(DEFORMABLE_THREADS)
-    deformable_points_kernel(const DeformablePoints p, const Levels levels) {
+__global__ void __launch_bounds__(DEFORMABLE_THREADS, 1)
+    deformable_points_kernel(const DeformablePoints p, const __grid_constant__ Levels levels) {
   const Worker w = worker_of<N>(p);
   const T* value = static_cast<const T*>(p.value) + w.map;
   const T* from = static_cast<const T*>(p.dout) + w.row * p.width;

@@ -27,6 +27,7 @@ constexpr int CHUNKS = MOST_CHANNELS / (WARP * N);
   FIELD(int32_t, h4) FIELD(int32_t, w4) FIELD(int32_t, h5) FIELD(int32_t, w5)                 \
   FIELD(int32_t, h6) FIELD(int32_t, w6) FIELD(int32_t, h7) FIELD(int32_t, w7)
 
+// Kernels take it as a __grid_constant__: a copy of their own, to index, would be in local memory.
 struct Levels {
   int32_t rows[MOST_LEVELS], columns[MOST_LEVELS];
 };

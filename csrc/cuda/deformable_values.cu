@@ -33,8 +33,8 @@ __device__ __forceinline__ float power_of_two(int e) {
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(DEFORMABLE_THREADS)
-    deformable_values_kernel(const DeformableValues p, const Levels levels) {
+__global__ void __launch_bounds__(DEFORMABLE_THREADS, 1)
+    deformable_values_kernel(const DeformableValues p, const __grid_constant__ Levels levels) {
   const Worker w = worker_of<N>(p);
   if (!w.known || !is_number(p.most_dout) || !is_number(p.most_weight)) return;
   const T* from = static_cast<const T*>(p.dout) + w.row * p.width;
