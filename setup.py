@@ -173,7 +173,11 @@ class BuildPackage(build_py):
             kernels.make(version, in_place=False)
             shutil.rmtree(self.build_lib, ignore_errors=True)  # nothing of an older build
             super().run()
-            kernels.install(Path(self.build_lib) / "vitkern")
+            package = Path(self.build_lib) / "vitkern"
+            kernels.install(package)
+            # For `vitkern build`: whoever installs without a compiler may get one.
+            if (ROOT / "csrc").is_dir():
+                shutil.copytree(ROOT / "csrc", package / "csrc")
 
 
 class BuildWheel(bdist_wheel):

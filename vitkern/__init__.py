@@ -1,6 +1,8 @@
 """Custom kernels that make vision transformers fast."""
 
 from vitkern import ops
+from vitkern._build import BuildError
+from vitkern.building import build_cpu, build_cuda
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, measuring, use_backend
 from vitkern.patching import CannotPatch, PatchReport, patch, patched, unpatch
 from vitkern.quantization import (
@@ -14,6 +16,7 @@ from vitkern.quantization import (
 from vitkern.tuning import TuneReport, tune
 
 __all__ = [
+    "BuildError",
     "CannotPatch",
     "CannotQuantize",
     "PatchReport",
@@ -21,6 +24,8 @@ __all__ = [
     "TuneReport",
     "UnknownBackend",
     "UnsupportedInput",
+    "build_cpu",
+    "build_cuda",
     "dequantize",
     "load_quantized",
     "measuring",

@@ -1,6 +1,6 @@
-"""The processor and the version of vitkern: what results and decisions depend on.
+"""What results and decisions depend on, processor and versions, and the folder for what is kept.
 
-Names neither the host nor its user.
+The names that are recorded tell neither the host nor its user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,25 @@ import platform
 import sys
 from pathlib import Path
 
-__all__ = ["cores", "first_processor", "processor", "version"]
+__all__ = ["cache_folder", "cores", "first_processor", "processor", "version"]
+
+
+def cache_folder() -> Path | None:
+    """``$VITKERN_CACHE_DIR``, else ``vitkern`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    None where there is no home either. The folder need not exist. All environment variables are
+    listed in vitkern/_build/parameters.py.
+    """
+    named = os.environ.get("VITKERN_CACHE_DIR")
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # its specification: relative ones are to be ignored
+        return Path(base) / "vitkern"
+    try:
+        return Path.home() / ".cache" / "vitkern"
+    except RuntimeError:
+        return None
 
 
 def cores() -> int:

@@ -1,4 +1,8 @@
-"""Loads the compiled library, or says in one line why it is not there."""
+"""Finds the compiled libraries; loads that for the CPU, or says in one line why it is not there.
+
+A library is in the package, where an installation or ``make build`` put it, or in the user's cache
+folder, where ``vitkern build`` did. The package's comes first, if it is of these sources.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,22 @@ from typing import Any
 
 import torch
 
-from vitkern._build import parameters, read_build_info, schemas_digest
+from vitkern import _host
+from vitkern._build import (
+    CPU,
+    CUDA,
+    Kind,
+    cuda_sources_digest,
+    find_cached,
+    parameters,
+    read_build_info,
+    schemas_digest,
+    sources_root,
+)
 
-__all__ = ["LibraryStatus", "load"]
+__all__ = ["PACKAGE", "CudaLocation", "LibraryStatus", "cuda_location", "load"]
 
-REBUILD = "pip install --no-build-isolation, in an environment with torch and a C++ compiler"
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -34,11 +49,15 @@ class LibraryStatus:
 @functools.cache
 def load() -> LibraryStatus:
     """Load the library once and register its operators. Never raises: see ``reason``."""
-    return _load(Path(__file__).parent)
+    return _load(PACKAGE)
 
 
 def _load(folder: Path) -> LibraryStatus:
     path = folder / parameters.LIBRARY_NAME
+    if not path.is_file():
+        built = _cached(folder, CPU)
+        if built is not None:
+            folder, path = built, built / parameters.LIBRARY_NAME
     try:
         build = read_build_info(folder)
     except (OSError, ValueError) as error:
@@ -55,7 +74,10 @@ def _load(folder: Path) -> LibraryStatus:
 def _reason_not_to_load(path: Path, build: dict[str, Any]) -> str | None:
     if not path.is_file():
         why = build.get("reason", "no build was attempted")
-        return f"vitkern was installed without compiled kernels: {why}; to get them: {REBUILD}"
+        return (
+            f"vitkern was installed without compiled kernels: {why}; to get them, where there is a"
+            " C++ compiler: vitkern build --cpu"
+        )
     built_for, installed = build.get("vitkern"), _installed_version()
     if installed is not None and built_for != installed:
         return f"the compiled library is of vitkern {built_for}, not {installed}: build it again"
@@ -68,6 +90,65 @@ def _reason_not_to_load(path: Path, build: dict[str, Any]) -> str | None:
         wanted = ".".join(map(str, minimum))
         return f"torch {torch.__version__} is too old for the compiled library (needs {wanted})"
     return None
+
+
+@dataclass(frozen=True)
+class CudaLocation:
+    """Where the CUDA library is, or would be.
+
+    ``reason`` is one line that says why it is not there, or not to be used, and None where it is.
+    ``build`` is what the build recorded; ``cached``: whether ``vitkern build`` made it.
+    """
+
+    path: Path
+    reason: str | None = None
+    build: dict[str, Any] = field(default_factory=dict, hash=False)
+    cached: bool = False
+
+
+@functools.cache
+def cuda_location() -> CudaLocation:
+    """The CUDA library, which is not loaded here. Never raises: see ``reason``."""
+    return _cuda_location(PACKAGE)
+
+
+def _cuda_location(package: Path) -> CudaLocation:
+    path = package / parameters.CUDA_LIBRARY_NAME
+    build = _cuda_build(package)
+    if not path.is_file():
+        why = build.get("reason", "no build was attempted")
+        reason = (
+            f"vitkern was installed without CUDA kernels: {why}; to get them, where there is a"
+            " CUDA toolkit: vitkern build --cuda"
+        )
+    elif cuda_sources_digest(package.parent) not in (None, build.get("sources")):
+        reason = "csrc/cuda is not what the CUDA library was built from: make build"
+    else:
+        return CudaLocation(path, None, build)
+    built = _cached(package, CUDA)
+    if built is None:
+        return CudaLocation(path, reason, build)
+    return CudaLocation(
+        built / parameters.CUDA_LIBRARY_NAME, None, _cuda_build(built), cached=True
+    )  # fmt: skip
+
+
+def _cuda_build(folder: Path) -> dict[str, Any]:
+    try:
+        return read_build_info(folder, parameters.CUDA_BUILD_INFO_NAME)
+    except (OSError, ValueError):
+        return {}
+
+
+def _cached(package: Path, kind: Kind) -> Path | None:
+    """The folder with what ``vitkern build`` made of the sources of this installation."""
+    cache = _host.cache_folder()
+    if cache is None:
+        return None
+    try:
+        return find_cached(cache, kind, sources_root(package))
+    except OSError:  # a folder that cannot be read
+        return None
 
 
 def _installed_version() -> str | None:

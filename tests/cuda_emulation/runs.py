@@ -8,6 +8,9 @@ from vitkern.ops._cuda import gemm
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.sums import column_sums
 from vitkern.ops.attention import cuda as attention_op
+from vitkern.ops.deformable_attention import cuda as deformable_op
+from vitkern.ops.deformable_attention.call import DeformableAttentionCall
+from vitkern.ops.deformable_attention.reference import reference as deformable_reference
 from vitkern.ops.layer_norm import cuda as layer_norm
 
 
@@ -74,3 +77,21 @@ def attention(kernels: CudaKernels) -> None:
     attention_op._launch(kernels, (out, none), q, k, v, None, None, 0.1, 0.0, None, False)
     expected = (0.1 * q.double() @ k.double().mT).softmax(-1) @ v.double()
     torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.004)
+
+
+def points(kernels: CudaKernels) -> None:
+    """Deformable attention and its gradients; the last warp has threads without a row."""
+    value, shapes = _normal(2, 26, 3, 7), ((4, 5), (2, 3))
+    locations, weights = _normal(2, 5, 3, 2, 2, 2) * 0.3 + 0.5, _normal(2, 5, 3, 2, 2)
+    dout, flat = _normal(2, 5, 21).flip(0), [4, 5, 2, 3]
+    out = torch.full_like(dout, float("nan"))
+    deformable_op._launch(kernels, (out,), value, flat, locations, weights)
+    leaves = tuple(one.clone().requires_grad_() for one in (value, locations, weights))
+    expected = deformable_reference(DeformableAttentionCall(leaves[0], shapes, *leaves[1:]))
+    torch.testing.assert_close(out, expected.detach())
+    found = tuple(torch.full_like(one, float("nan")) for one in (value, locations, weights))
+    deformable_op._launch_backward(
+        kernels, found, dout, value, flat, locations, weights, True, True, True
+    )
+    wanted = torch.autograd.grad(expected, leaves, dout)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

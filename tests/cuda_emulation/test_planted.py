@@ -133,16 +133,33 @@ MISTAKES = (
         "sums[d][e] *= correction[e / 2];", "sums[d][e] *= 1.0f;",
         runs.attention, "not close",
     ),
+    Mistake(
+        "threads that leave before a sum of their warp", "deformable_attention.cu",
+        "worker_of<N>(p);\n  const T* value",
+        "worker_of<N>(p);\n  if (!w.known) return;\n  const T* value",
+        runs.points, "not all threads come to shuffle",
+    ),
+    Mistake(
+        "left and right exchanged", "deformable_points.cuh",
+        "corner % 2 == 0 ? 1.0f - x.share : x.share", "corner % 2 == 1 ? 1.0f - x.share : x.share",
+        runs.points, "not close",
+    ),
+    Mistake(
+        "a sum with the wrong sign", "deformable_values.cu",
+        "static_cast<long long>(share", "static_cast<long long>(-share",
+        runs.points, "not close",
+    ),
 )  # fmt: skip
 
 
-def _file_of(run: Run) -> str:
+def _files_of(run: Run) -> tuple[str, ...]:
     return {
-        runs.wide_rows: "layer_norm",
-        runs.short_rows: "layer_norm",
-        runs.sums: "column_sums",
-        runs.attention: "attention_forward",
-    }.get(run, "gemm")
+        runs.wide_rows: ("layer_norm",),
+        runs.short_rows: ("layer_norm",),
+        runs.sums: ("column_sums",),
+        runs.attention: ("attention_forward",),
+        runs.points: ("deformable_attention", "deformable_values"),
+    }.get(run, ("gemm",))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "-"))
@@ -154,7 +171,7 @@ def test_a_mistake_is_caught(mistake: Mistake, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count(mistake.right) == 1, f"{mistake.file} has moved on: {mistake.right!r}"
     path.write_text(text.replace(mistake.right, mistake.wrong), encoding="utf-8")
-    names = {_file_of(mistake.run), "column_sums"}
+    names = {*_files_of(mistake.run), "column_sums"}
     library = build.build(tmp_path / "build", sources=sources, only=sorted(names), flags=["-O1"])
     family = "planted_" + mistake.name.replace(" ", "_").replace("'", "")
     with pytest.raises((LaunchFailed, AssertionError), match=mistake.message):

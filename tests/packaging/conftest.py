@@ -51,6 +51,17 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def with_cuda_sources(project: Path) -> Path:
+    """The project with a few of the CUDA sources: what compiles in seconds."""
+    folder = project / "csrc" / "cuda"
+    folder.mkdir()
+    for file in (ROOT / "csrc" / "cuda").iterdir():
+        if file.suffix == ".cuh" or file.name in ("library.cu", "column_sums.cu"):
+            shutil.copy(file, folder)
+    return project
+
+
+@pytest.fixture
 def pip_wheel(
     project: Path, tmp_path: Path
 ) -> Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]:

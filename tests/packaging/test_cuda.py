@@ -14,30 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from vitkern import _build
+from vitkern import _build, _library
 from vitkern._build import parameters
 from vitkern._build.cuda import _architectures
 from vitkern.ops._cuda import device
 from vitkern.ops._cuda.library import CudaLibrary
 
-ROOT = Path(__file__).resolve().parents[2]
 PipWheel = Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]
 needs_nvcc = pytest.mark.skipif(isinstance(_build.find_nvcc(), str), reason=str(_build.find_nvcc()))
 
 
-@pytest.fixture
-def with_sources(project: Path) -> Path:
-    """The project with a few of the CUDA sources: what compiles in seconds."""
-    folder = project / "csrc" / "cuda"
-    folder.mkdir()
-    for file in (ROOT / "csrc" / "cuda").iterdir():
-        if file.suffix == ".cuh" or file.name in ("library.cu", "column_sums.cu"):
-            shutil.copy(file, folder)
-    return project
-
-
 @needs_nvcc
-def test_wheel_has_the_library(with_sources: Path, pip_wheel: PipWheel, tmp_path: Path) -> None:
+def test_wheel_has_the_library(
+    with_cuda_sources: Path, pip_wheel: PipWheel, tmp_path: Path
+) -> None:
     result, wheels = pip_wheel(
         VITKERN_BUILD_CPU="0", VITKERN_BUILD_CUDA="1", VITKERN_CUDA_ARCHITECTURES="90;80"
     )
@@ -72,7 +62,7 @@ def _check_symbols(library: Path) -> None:
 
 
 def test_a_missing_toolkit_is_said_in_a_line(
-    with_sources: Path, pip_wheel: PipWheel, tmp_path: Path
+    with_cuda_sources: Path, pip_wheel: PipWheel, tmp_path: Path
 ) -> None:
     for_tools = tmp_path / "bin"
     for_tools.mkdir()
@@ -125,16 +115,24 @@ def test_which_cards_a_library_is_for(
     assert device.runs_on(architectures, capability) == runs
 
 
-def test_a_library_of_other_sources_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_library_of_other_sources_is_not_used(tmp_path: Path) -> None:
     package = tmp_path / "vitkern"
     package.mkdir()
-    monkeypatch.setattr(device, "PATH", package / "_cuda.so")
-    assert "no build was attempted" in str(device.not_built.__wrapped__())
+    assert "no build was attempted" in str(_library._cuda_location(package).reason)
     (package / "_cuda.so").touch()
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     (tmp_path / "csrc" / "cuda" / "library.cu").write_text("changed\n")
-    assert "is not what the CUDA library was built from" in str(device.not_built.__wrapped__())
+    reason = _library._cuda_location(package).reason
+    assert reason is not None and "is not what the CUDA library was built from" in reason
     (tmp_path / "csrc" / "cuda" / "library.cu").unlink()
+    assert _library._cuda_location(package).reason is None
+
+
+def test_a_library_that_does_not_load_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "_cuda.so").touch()
+    location = _library.CudaLocation(tmp_path / "_cuda.so")
+    monkeypatch.setattr(device, "cuda_location", lambda: location)
+    monkeypatch.setattr(device, "load", device.load.__wrapped__)
     assert "does not load" in str(device.not_built.__wrapped__())

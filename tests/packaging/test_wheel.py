@@ -104,6 +104,7 @@ def test_wheel_with_kernels(pip_wheel: PipWheel) -> None:
     names, info = contents(wheel)
     assert "vitkern/_C.abi3.so" in names
     assert not any(name.startswith("csrc") for name in names)
+    assert {"vitkern/csrc/registration.cpp", "vitkern/csrc/cpu/isa/generic.cpp"} <= names
     assert info["kernels"] is True
     assert info["date"] == "1970-01-02"
     assert info["isas"] == ["generic"]  # and none of the tests' own

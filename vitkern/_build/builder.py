@@ -20,6 +20,7 @@ from .units import (
     BuildFailed,
     BuildUnavailable,
     Log,
+    Progress,
     Unit,
     compile_stale,
     digest,
@@ -30,6 +31,8 @@ from .units import (
 
 __all__ = [
     "build_cpu_library",
+    "cpu_requirements",
+    "cpu_sources_digest",
     "read_build_info",
     "schemas_digest",
     "write_build_info",
@@ -37,19 +40,32 @@ __all__ = [
 
 
 def build_cpu_library(
-    root: Path, build_dir: Path, *, version: str, test_isas: bool
+    root: Path,
+    build_dir: Path,
+    *,
+    version: str,
+    test_isas: bool,
+    progress: Progress | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Bring the library in ``build_dir`` up to date and return it with the build information.
 
     ``root`` is the folder that holds ``csrc``. Raises BuildUnavailable or BuildFailed.
     """
-    compiler, torch = _requirements(root)
+    compiler, torch = cpu_requirements(root)
     build_dir.mkdir(parents=True, exist_ok=True)
     with locked(build_dir / "lock"):
-        return _build(root, build_dir, compiler, torch, version=version, test_isas=test_isas)
+        return _build(
+            root, build_dir, compiler, torch, version=version, test_isas=test_isas,
+            progress=progress,
+        )  # fmt: skip
 
 
-def _requirements(root: Path) -> tuple[Compiler, TorchInstallation]:
+def cpu_requirements(root: Path) -> tuple[Compiler, TorchInstallation]:
+    """What a build needs.
+
+    Raises:
+        BuildUnavailable: something of it is missing.
+    """
     if os.name != "posix":
         raise BuildUnavailable(f"no kernels for this platform yet ({sys.platform})")
     if not (root / "csrc" / "registration.cpp").is_file():
@@ -78,6 +94,7 @@ def _build(
     *,
     version: str,
     test_isas: bool,
+    progress: Progress | None,
 ) -> tuple[Path, dict[str, Any]]:
     log = Log(build_dir / "build.log")
     csrc = root / "csrc"
@@ -85,7 +102,7 @@ def _build(
     units = _units(csrc, build_dir / "objects", compiler, torch, isas)
 
     start = time.perf_counter()
-    compiled = compile_stale(units, log, "1 to 3 minutes on 2 cores")
+    compiled = compile_stale(units, log, "1 to 3 minutes on 2 cores", progress)
     library = build_dir / parameters.LIBRARY_NAME
     _link(units, library, compiler, torch, log, force=bool(compiled))
     if compiled:
@@ -186,6 +203,17 @@ def _date() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(epoch) if epoch.isdigit() else time.time()
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%d")
+
+
+def cpu_sources_digest(root: Path) -> str | None:
+    """A digest of all that the library is compiled from; None where it is not there."""
+    csrc = root / "csrc"
+    first = csrc / "registration.cpp"
+    if not first.is_file():
+        return None
+    files = [first, *sorted(path for path in (csrc / "cpu").rglob("*") if path.is_file())]
+    contents = [f"{path.relative_to(csrc)}\0{path.read_text(encoding='utf-8')}" for path in files]
+    return digest(*contents)[:16]
 
 
 def schemas_digest(root: Path) -> str | None:

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from . import parameters
-from .units import BuildUnavailable, Log, Unit, compile_stale, digest, link, locked, say
+from .units import BuildUnavailable, Log, Progress, Unit, compile_stale, digest, link, locked, say
 
-__all__ = ["Nvcc", "build_cuda_library", "cuda_sources_digest", "find_nvcc"]
+__all__ = [
+    "Nvcc",
+    "build_cuda_library",
+    "cuda_flags",
+    "cuda_requirements",
+    "cuda_sources_digest",
+    "find_nvcc",
+]
 
 _TOOLKITS = ("CUDA_HOME", "CUDA_PATH")
 
@@ -74,27 +81,25 @@ def find_nvcc() -> Nvcc | str:
 
 
 def build_cuda_library(
-    root: Path, build_dir: Path, *, version: str, architectures: Sequence[int] = ()
+    root: Path,
+    build_dir: Path,
+    *,
+    version: str,
+    architectures: Sequence[int] = (),
+    progress: Progress | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Bring the library in ``build_dir`` up to date and return it with the build information.
 
     ``root`` is the folder that holds ``csrc``; ``architectures`` overrides what is built for. The
     object files are in ``build_dir / "objects"``. Raises BuildUnavailable or BuildFailed.
     """
+    nvcc, architectures = cuda_requirements(root, architectures)
     sources = root / "csrc" / "cuda"
-    if os.name != "posix" or sys.platform == "darwin":
-        raise BuildUnavailable(f"no CUDA on this platform ({sys.platform})")
-    if not (sources / "library.cu").is_file():
-        raise BuildUnavailable("no CUDA sources (csrc/cuda)")
-    nvcc = find_nvcc()
-    if isinstance(nvcc, str):
-        raise BuildUnavailable(nvcc)
-    architectures = tuple(architectures) or _architectures(nvcc)
     build_dir.mkdir(parents=True, exist_ok=True)
     with locked(build_dir / "lock"):
         log, started = Log(build_dir / "build.log"), time.perf_counter()
         units = _units(sources, build_dir / "objects", nvcc, architectures)
-        compiled = compile_stale(units, log, "CUDA kernels: 3 minutes on 2 cores")
+        compiled = compile_stale(units, log, "CUDA kernels: 3 minutes on 2 cores", progress)
         library = build_dir / parameters.CUDA_LIBRARY_NAME
         objects = [str(unit.object) for unit in units]
         command = (str(nvcc.path), "-shared", "-cudart=static", *objects)
@@ -107,10 +112,32 @@ def build_cuda_library(
         "vitkern": version,
         "cuda": nvcc.version,
         "architectures": _named(architectures),
-        "flags": list(_flags(architectures)),
+        "flags": list(cuda_flags(architectures)),
         "sources": cuda_sources_digest(root),
     }
     return library, info
+
+
+def cuda_requirements(
+    root: Path, architectures: Sequence[int] = ()
+) -> tuple[Nvcc, tuple[int, ...]]:
+    """What a build needs, and the architectures that it is for.
+
+    Raises:
+        BuildUnavailable: something is missing.
+    """
+    if os.name != "posix" or sys.platform == "darwin":
+        raise BuildUnavailable(f"no CUDA on this platform ({sys.platform})")
+    if not (root / "csrc" / "cuda" / "library.cu").is_file():
+        raise BuildUnavailable("no CUDA sources (csrc/cuda)")
+    nvcc = find_nvcc()
+    if isinstance(nvcc, str):
+        raise BuildUnavailable(nvcc)
+    unknown = set(architectures) - set(nvcc.architectures())
+    if unknown:
+        names = ", ".join(map(str, sorted(unknown)))
+        raise BuildUnavailable(f"CUDA {nvcc.version} does not know architectures {names}")
+    return nvcc, tuple(sorted(architectures)) or _architectures(nvcc)
 
 
 def cuda_sources_digest(root: Path) -> str | None:
@@ -160,8 +187,8 @@ def _named(architectures: Sequence[int]) -> str:
     return ";".join([f"{oldest}+PTX", *others])
 
 
-def _flags(architectures: Sequence[int]) -> tuple[str, ...]:
-    """One front end's work for all: no kernel has code of its own for an architecture."""
+def cuda_flags(architectures: Sequence[int]) -> tuple[str, ...]:
+    """For nvcc. One front end's work for all: no kernel has code of its own for an architecture."""
     oldest = architectures[0]
     codes = ",".join([*(f"sm_{n}" for n in architectures), f"compute_{oldest}"])
     return (*parameters.NVCC_FLAGS, f"-gencode=arch=compute_{oldest},code=[{codes}]")
@@ -175,7 +202,7 @@ def _units(sources: Path, objects: Path, nvcc: Nvcc, architectures: Sequence[int
         target = objects / f"{source.stem}.o"
         own = (macro,) if source.stem == "library" else ()
         command = (
-            str(nvcc.path), *_flags(architectures), *own, f"-I{sources}",
+            str(nvcc.path), *cuda_flags(architectures), *own, f"-I{sources}",
             "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target),
         )  # fmt: skip
         label = f"csrc/cuda/{source.name}"

@@ -29,10 +29,11 @@ of the build:
 ``SOURCE_DATE_EPOCH``
     The date recorded in the build information, for reproducible builds.
 
-At run time (vitkern/dispatch/measured/environment.py):
+At run time (vitkern/_host.py):
 
 ``VITKERN_CACHE_DIR``
-    The folder for what ``vitkern tune`` measured (default: ``vitkern`` in the user's cache folder).
+    The folder for what ``vitkern tune`` measured and ``vitkern build`` compiled (default:
+    ``vitkern`` in the user's cache folder).
 ``XDG_CACHE_HOME``
     The user's cache folder (default: ``~/.cache``).
 

@@ -9,8 +9,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ __all__ = [
     "BuildFailed",
     "BuildUnavailable",
     "Log",
+    "Progress",
     "Unit",
     "compile_stale",
     "digest",
@@ -28,6 +29,10 @@ __all__ = [
     "locked",
     "say",
 ]
+
+
+Progress = Callable[[int, int, str, float], None]
+"""Called after each file: how many are done, of how many, the file's label, seconds so far."""
 
 
 class BuildError(Exception):
@@ -65,7 +70,9 @@ class Unit:
         return self.object.with_suffix(".key")
 
 
-def compile_stale(units: Sequence[Unit], log: Log, takes: str) -> int:
+def compile_stale(
+    units: Sequence[Unit], log: Log, takes: str, progress: Progress | None = None
+) -> int:
     """Compile what is stale, and return how many files that were; ``takes``: how long all take.
 
     Raises:
@@ -76,7 +83,12 @@ def compile_stale(units: Sequence[Unit], log: Log, takes: str) -> int:
         whole = f" ({takes})" if len(stale) == len(units) else ""
         say(f"compiling {len(stale)} file{'s' * (len(stale) != 1)}{whole}")
     with ThreadPoolExecutor(parameters.job_count()) as pool:
-        futures = [pool.submit(_compile, unit, log) for unit in stale]
+        started = time.perf_counter()
+        futures = {pool.submit(_compile, unit, log): unit for unit in stale}
+        for done, future in enumerate(as_completed(futures) if progress is not None else (), 1):
+            if future.exception() is None and future.result() is None and progress is not None:
+                seconds = time.perf_counter() - started
+                progress(done, len(stale), futures[future].label, seconds)
         errors = [error for future in futures if (error := future.result()) is not None]
     if errors:
         labels = ", ".join(label for label, _ in errors)
@@ -173,12 +185,17 @@ class Log:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One build at a time in a folder, whoever started the others."""
+def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
+    """One build at a time in a folder, whoever started the others; ``waiting`` is said if any."""
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                say(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -191,4 +208,4 @@ def _shown(path: Path) -> str:
 
 
 def say(message: str) -> None:
-    print(f"vitkern: {message}", file=sys.stderr)
+    print(f"vitkern: {message}", file=sys.stderr, flush=True)

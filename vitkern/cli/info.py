@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def collect() -> dict[str, Any]:
     """What the command tells, for JSON."""
-    from vitkern._library import load
+    from vitkern._library import cuda_location, load
     from vitkern.bench import machine
     from vitkern.ops import _cpu
     from vitkern.ops._cuda import device
@@ -51,6 +51,7 @@ def collect() -> dict[str, Any]:
         "library": {
             "available": status.available,
             "reason": status.reason,
+            "path": str(status.path),
             "build": status.build,
             "isas_compiled": status.build.get("isas", []) if status.available else [],
             "isas_runnable": _cpu.isas(),
@@ -61,7 +62,8 @@ def collect() -> dict[str, Any]:
             "reason": device.not_built(),
             "runs_here": device.missing() is None,
             "reason_not_here": device.missing(),
-            "build": device.build_info(),
+            "path": str(cuda_location().path),
+            "build": cuda_location().build,
         },
         "ops": _ops(),
         "packages": {name: machine.package_version(name) for name in OPTIONAL},
@@ -113,6 +115,7 @@ def _print(found: dict[str, Any]) -> None:
     }
     if library["available"]:
         build = library["build"]
+        rows["library file"] = library["path"]
         rows["built"] = f"{build.get('date')}, for torch >= {build.get('torch_minimum')}"
         rows["compiler"] = str(build.get("compiler"))
         flags = build.get("flags", {})
@@ -144,6 +147,7 @@ def _cuda_rows(library: dict[str, Any]) -> dict[str, str]:
         "CUDA library": "available"
         if reason is None
         else f"built, but does not run here: {reason}",
+        "CUDA library file": library["path"],
         "built for": f"architectures {build.get('architectures')}, by CUDA {build.get('cuda')}",
         "flags of nvcc": " ".join(build.get("flags", [])),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -72,7 +73,8 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inference, training, plain = found["rows"]
     graphs = {systems.EAGER_GRAPH, systems.VITKERN_GRAPH}
     both = {systems.EAGER, systems.VITKERN}
-    assert inference["systems"].keys() == both | graphs | {systems.COMPILED}
+    compared = {systems.COMPILED, systems.named("cpu")}
+    assert inference["systems"].keys() == both | graphs | compared
     assert training["systems"].keys() == both
     assert plain["systems"].keys() == both | graphs
     for row in found["rows"]:
@@ -298,6 +300,21 @@ def test_a_wrong_system_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["systems"][systems.VITKERN]["seconds"] is None
     assert "vitkern: not timed, parity failed: output: error" in row["notes"][0]
     assert "parity failed" in check.line(row)
+
+
+def test_each_backend_is_a_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not here is named, with its reasons, and is no failure of the row."""
+    monkeypatch.setattr(systems.Bench, "_compiled", lambda bench: (bench.model, lambda: None))
+    entry = dataclasses.replace(rows.DRY_ROWS[2], compared=True)
+    place = _place(backends=("cpu", "cuda"))
+    row = systems.Bench(entry, place, lambda step: None).measure()
+    assert row["ok"]
+    assert row["systems"]["vitkern, cpu"]["seconds"]["count"] == 1
+    checks = row["systems"]["vitkern, cpu"]["parity"]
+    assert checks and all(one["error"] <= one["allowed"] for one in checks)
+    assert "vitkern, cuda" not in row["systems"]
+    (note,) = [note for note in row["notes"] if note.startswith("vitkern, cuda: ")]
+    assert "not timed, it fails: patch_embed: cuda: " in note
 
 
 def test_a_system_that_fails_is_one_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ import pytest
 from tests.dispatch.measured.conftest import Timer
 from tests.dispatch.measured.test_measuring import CALL
 from tests.dispatch.toy import ToyCall
+from vitkern._host import cache_folder
 from vitkern.dispatch import Operator, measuring
 from vitkern.dispatch.measured import STORE, file, store
-from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
+from vitkern.dispatch.measured.environment import environment, file_name
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def gpu_settings(arguments: argparse.Namespace) -> Settings:
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     here = card.describe(device)
-    place = Place(device, here.target, _PLAN, CudaTimer(device), captured)
+    place = Place(device, here.target, _PLAN, CudaTimer(device), captured,
+                  backends=("cuda", "triton"))  # fmt: skip
     folder = arguments.output or card.root() / "benchmarks" / "results" / here.slug
     entries = [one for one in rows.ROWS if arguments.rows in one.row.slug]
     # Each process of the tests has a context of its own on the GPU.
@@ -206,7 +207,7 @@ def gpu_settings(arguments: argparse.Namespace) -> Settings:
 def dry_settings(arguments: argparse.Namespace) -> Settings:
     """On the CPU: a tiny model, few tests, and the H100's figures to fill in the document."""
     place = Place(torch.device("cpu"), TARGETS["h100"], _DRY_PLAN, interleave, lambda run: run,
-                  "aot_eager")  # fmt: skip
+                  "aot_eager", ("cpu",))  # fmt: skip
     entries = [one for one in rows.DRY_ROWS if arguments.rows in one.row.slug]
     return Settings(place, entries, device_tests.DRY, 1, arguments.output, arguments.minutes,
                     dry=True, resume=arguments.resume, logs=arguments.logs)  # fmt: skip

@@ -26,8 +26,15 @@ from vitkern.ops._triton.targets import Target
 
 EAGER, VITKERN, COMPILED = "eager", "vitkern", "torch.compile"
 EAGER_GRAPH, VITKERN_GRAPH = "eager, CUDA graph", "vitkern, CUDA graph"
+
+
+def named(backend: str) -> str:
+    """The system that runs on one of our backends only."""
+    return f"{VITKERN}, {backend}"
+
+
 RATIOS = ((EAGER, VITKERN), (COMPILED, VITKERN), (EAGER_GRAPH, VITKERN_GRAPH),
-          (COMPILED, VITKERN_GRAPH))  # fmt: skip
+          (COMPILED, VITKERN_GRAPH), (named("triton"), named("cuda")))  # fmt: skip
 
 Run = Callable[[], torch.Tensor]
 
@@ -43,6 +50,7 @@ class Place:
         time: times callables in turns.
         capture: makes a CUDA graph of a pass.
         compiler: torch.compile's backend.
+        backends: ours, each of which is a system of its own beside the tuned choice among them.
     """
 
     device: torch.device
@@ -51,6 +59,7 @@ class Place:
     time: Callable[[Mapping[str, Run], Plan], Comparison]
     capture: Callable[[Run], Run]
     compiler: str = "inductor"
+    backends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,9 @@ class Bench:
         """All that is known of the row, for JSON."""
         self._add(EAGER, lambda: (self.model, self._pass(self.model)))
         self._add(VITKERN, self._patched)
-        if self.entry.compiled:
+        if self.entry.compared:
+            for backend in self.place.backends:
+                self._add(named(backend), functools.partial(self._patched_by, backend))
             self._add(COMPILED, self._compiled)
         if self.entry.row.mode == "eval":
             for name, plain in ((EAGER_GRAPH, EAGER), (VITKERN_GRAPH, VITKERN)):
@@ -147,6 +158,15 @@ class Bench:
             for use in vitkern.tune(model, self.images).uses
         ]
         self.progress(VITKERN)
+        return model, self._pass(model)
+
+    def _patched_by(self, backend: str) -> tuple[nn.Module, Run]:
+        model = copy.deepcopy(self.model)
+        try:
+            vitkern.patch(model, backend=backend)
+        except vitkern.CannotPatch as error:
+            _, first, *_ = str(error).splitlines()  # after a line that counts the modules
+            raise RuntimeError(" ".join(first.split())) from error
         return model, self._pass(model)
 
     def _compiled(self) -> tuple[nn.Module, Run]:

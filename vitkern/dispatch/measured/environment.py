@@ -1,15 +1,10 @@
-"""Where decisions are kept, and what they hold for: machine, versions, build.
-
-``VITKERN_CACHE_DIR`` and ``XDG_CACHE_HOME`` say where; vitkern/_build/parameters.py lists all
-environment variables.
-"""
+"""What decisions hold for: machine, versions, builds."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-import os
 import platform
 import re
 from pathlib import Path
@@ -18,29 +13,12 @@ from typing import Any
 import torch
 
 from vitkern import _host
-from vitkern._library import load
+from vitkern._library import cuda_location, load
 
 SCHEMA = 2
 """Raised when keys or files change their meaning."""
 
 _FIELDS = "model name|cpu family|model|stepping|CPU implementer|CPU part|CPU variant|CPU revision"
-
-
-def cache_folder() -> Path | None:
-    """``$VITKERN_CACHE_DIR``, else ``vitkern`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    None where there is no home either. The folder need not exist.
-    """
-    named = os.environ.get("VITKERN_CACHE_DIR")
-    if named:
-        return Path(named).absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # its specification: relative ones are to be ignored
-        return Path(base) / "vitkern"
-    try:
-        return Path.home() / ".cache" / "vitkern"
-    except RuntimeError:
-        return None
 
 
 def environment() -> dict[str, Any]:
@@ -56,6 +34,7 @@ def environment() -> dict[str, Any]:
         "torch_build": _digest(torch.__config__.show().encode()),
         "vitkern": _host.version() or status.build.get("vitkern"),
         "triton": _host.version("triton"),
+        "cuda_library": cuda_location().build.get("sources"),
         "library": _file_digest(status.path) if status.available else None,
         "isa": str(torch.ops.vitkern_cpu.isa()) if status.available else None,
     }

@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from vitkern.dispatch.measured.environment import cache_folder, environment, file_name
+from vitkern._host import cache_folder
+from vitkern.dispatch.measured.environment import environment, file_name
 from vitkern.dispatch.measured.file import Decision, DecisionFile, warn
 from vitkern.dispatch.measured.key import Key, first_shape, is_variant
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from vitkern._build import cuda_sources_digest, parameters, read_build_info
+from vitkern._library import cuda_location
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.library import CudaLibrary
 from vitkern.ops._family import Family
-
-PATH = Path(__file__).parents[2] / parameters.CUDA_LIBRARY_NAME
-
-
-def build_info() -> dict[str, Any]:
-    """What the build recorded; empty where there was none."""
-    try:
-        return read_build_info(PATH.parent, parameters.CUDA_BUILD_INFO_NAME)
-    except (OSError, ValueError):
-        return {}
 
 
 @functools.cache
@@ -31,18 +19,15 @@ def load() -> CudaLibrary:
     Raises:
         OSError: it is not there, or does not load.
     """
-    return CudaLibrary(PATH)
+    return CudaLibrary(cuda_location().path)
 
 
 @functools.cache
 def not_built() -> str | None:
     """Why the library is not there or does not load, or None."""
-    if not PATH.is_file():
-        why = build_info().get("reason", "no build was attempted")
-        return f"vitkern was installed without CUDA kernels: {why}"
-    sources = cuda_sources_digest(PATH.parents[1])
-    if sources is not None and sources != build_info().get("sources"):
-        return "csrc/cuda is not what the CUDA library was built from: make build"
+    reason = cuda_location().reason
+    if reason is not None:
+        return reason
     try:
         load()
     except (OSError, AttributeError) as error:
@@ -71,6 +56,12 @@ def _missing() -> str | None:
             " is too old for"
         )
     return None
+
+
+def look_again() -> None:
+    """Find the library anew, in this process too: it was built meanwhile."""
+    for answer in (cuda_location, load, not_built, _missing):
+        answer.cache_clear()
 
 
 def _version(number: int) -> str:

@@ -8,8 +8,31 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
+from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._family import Family, empty_unless
-from vitkern.ops.deformable_attention.call import DeformableAttentionCall
+from vitkern.ops.deformable_attention.call import MOST_LEVELS, DeformableAttentionCall
+
+WIDEST = 256
+"""A program has all channels of a head on chip."""
+MOST_PIXELS = 2**31 - 1
+"""Pixels are numbered in 32 bits."""
+
+
+def too_large(call: DeformableAttentionCall) -> list[str]:
+    """Reasons to refuse: what a program cannot have."""
+    pixels, head_dim, levels = call.value.shape[1], call.value.shape[3], len(call.spatial_shapes)
+    limits = {
+        f"a head_dim of {head_dim}": (head_dim, WIDEST),
+        f"{levels} levels": (levels, MOST_LEVELS),
+        f"{pixels} pixels": (pixels, MOST_PIXELS),
+    }
+    return [f"{what}; takes at most {most}" for what, (n, most) in limits.items() if n > most]
+
+
+def all_sizes(shapes: Sequence[int]) -> dict[str, int]:
+    """``h0``, ``w0``, ``h1`` ... of as many levels as kernels have arguments for: 1 of no level."""
+    names = [f"{side}{level}" for level in range(MOST_LEVELS) for side in ("h", "w")]
+    return dict(zip(names, [*shapes, *[1] * (len(names) - len(shapes))], strict=True))
 
 
 def _allocate(
@@ -40,7 +63,7 @@ def _allocate_backward(
 
 
 def backend(
-    kernels: Family,
+    kernels: Family | CudaKernels,
     supports: Callable[[DeformableAttentionCall], list[str]],
     launch: Callable[..., None],
     launch_backward: Callable[..., None],

@@ -12,31 +12,16 @@ from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config, 
 from vitkern.ops._triton.operator import TRITON
 from vitkern.ops._triton.recorder import Work
 from vitkern.ops.deformable_attention import operators
-from vitkern.ops.deformable_attention.call import MOST_LEVELS, DeformableAttentionCall
-
-WIDEST = 256
-"""A program has all channels of a head on chip."""
-MOST_PIXELS = 2**31 - 1
-"""Pixels are numbered in 32 bits."""
+from vitkern.ops.deformable_attention.call import DeformableAttentionCall
+from vitkern.ops.deformable_attention.whole_numbers import WholeNumbers
 
 _MODULE = "vitkern.ops.deformable_attention.triton_kernels"
-_BITS = 58
-"""Of the whole numbers that gradients of values are added up in; four less than there could be."""
 
 
 def supports(call: DeformableAttentionCall) -> list[str]:
     """Reasons to refuse: those of every op, and what a program cannot have."""
     reasons = availability.refusals(call.value, call.sampling_locations, call.attention_weights)
-    if reasons:
-        return reasons
-    pixels, head_dim, levels = call.value.shape[1], call.value.shape[3], len(call.spatial_shapes)
-    if head_dim > WIDEST:
-        reasons.append(f"a head_dim of {head_dim}; takes at most {WIDEST}")
-    if levels > MOST_LEVELS:
-        reasons.append(f"{levels} levels; takes at most {MOST_LEVELS}")
-    if pixels > MOST_PIXELS:
-        reasons.append(f"{pixels} pixels; takes at most {MOST_PIXELS}")
-    return reasons
+    return reasons or operators.too_large(call)
 
 
 def _block(constants: Mapping[str, Any], elements: int, warps: int) -> Config:
@@ -84,12 +69,10 @@ class _Problem:
         self.locations, self.weights = locations.contiguous(), weights.contiguous()
         self.batch, self.queries, self.heads, self.levels, self.points = weights.shape
         self.pixels, self.width = value.shape[1], value.shape[3]
-        sizes = [*shapes, *[1] * (2 * (MOST_LEVELS - self.levels))]
-        names = [f"{side}{level}" for level in range(MOST_LEVELS) for side in ("h", "w")]
         self.arguments: dict[str, Any] = {
             "LOCATIONS": self.locations, "WEIGHTS": self.weights,
             "pixels": self.pixels, "queries": self.queries, "heads": self.heads,
-            "width": self.width, "points": self.points, **dict(zip(names, sizes, strict=True)),
+            "width": self.width, "points": self.points, **operators.all_sizes(shapes),
         }  # fmt: skip
         self.constants = {"LEVELS": self.levels, "BLOCK_D": pow2(self.width)}
 
@@ -157,17 +140,12 @@ def _launch_backward(
 
 
 def _value_gradient(p: _Problem, dout: torch.Tensor, dvalue: torch.Tensor) -> None:
-    most = {
-        name: torch.linalg.vector_norm(t, float("inf"), dtype=torch.float32)
-        for name, t in (("MOST_DOUT", dout), ("MOST_WEIGHT", p.weights))
-    }
-    # Each point adds to a pixel once at most, and not more than 1 in these units.
-    unit = 2.0 ** (_BITS - (p.queries * p.points).bit_length())
-    sums = dvalue.new_zeros(dvalue.shape, dtype=torch.int64)
+    n = WholeNumbers.of(dvalue, dout, p.weights)
+    shared = {"MOST_DOUT": n.most_dout, "MOST_WEIGHT": n.most_weight, "SUMS": n.sums}
     added = 4.0 * p.weights.numel() * p.width * 8
     _SCATTER(
         p.grid,
-        {**p.arguments, "DOUT": dout, "SUMS": sums, "unit": unit, **most},
+        {**p.arguments, **shared, "DOUT": dout, "unit": n.unit},
         p.constants,
         lambda c, grid: p.work(0, added, dout),
         operand=dout,
@@ -175,9 +153,9 @@ def _value_gradient(p: _Problem, dout: torch.Tensor, dvalue: torch.Tensor) -> No
     count = dvalue.numel()
     _FINISH(
         lambda c: (cdiv(count, c["BLOCK"]),),
-        {"SUMS": sums, "DVALUE": dvalue, "unit": unit, "count": count, **most},
+        {**shared, "DVALUE": dvalue, "unit": n.unit, "count": count},
         {},
-        lambda c, grid: Work(read=sums.nbytes, unique=sums.nbytes, written=dvalue.nbytes),
+        lambda c, grid: Work(read=n.sums.nbytes, unique=n.sums.nbytes, written=dvalue.nbytes),
         operand=dvalue,
     )
 
