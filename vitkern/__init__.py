@@ -2,7 +2,15 @@
 
 from vitkern import ops
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, measuring, use_backend
-from vitkern.patching import CannotPatch, PatchReport, patch, patched, unpatch
+from vitkern.patching import (
+    CannotPatch,
+    GraphReport,
+    PatchReport,
+    graph_backend,
+    patch,
+    patched,
+    unpatch,
+)
 from vitkern.quantization import (
     CannotQuantize,
     QuantizationReport,
@@ -16,12 +24,14 @@ from vitkern.tuning import TuneReport, tune
 __all__ = [
     "CannotPatch",
     "CannotQuantize",
+    "GraphReport",
     "PatchReport",
     "QuantizationReport",
     "TuneReport",
     "UnknownBackend",
     "UnsupportedInput",
     "dequantize",
+    "graph_backend",
     "load_quantized",
     "measuring",
     "ops",
