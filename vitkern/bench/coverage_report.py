@@ -174,8 +174,7 @@ _ABOUT_GRAPH = """\
 # Graph coverage
 
 Written by `vitkern coverage --graph {rest} --json {json} --table docs/coverage-graph.md`, not by
-hand;
-`--resume` goes on with what is in the JSON file.
+hand; `--resume` goes on with what is in the JSON file.
 
 Every model has random weights and is compiled by `torch.compile(model, backend="vitkern")`, with
 `options={{"rest": "{rest}"}}`.

@@ -113,11 +113,12 @@ class Scores:
         wanted = sizes
         if self.known or not all(isinstance(size, int | torch.SymInt) for size in wanted):
             return self.tensor().view(*sizes)
+        # Not Size.numel(), which makes a symbol of torch.compile a number.
         shape = self.shape
-        known = math.prod(size for size in wanted if size != -1)
+        known, numel = math.prod(size for size in wanted if size != -1), math.prod(shape)
         if wanted.count(-1) == 1 and known:
-            wanted = tuple(shape.numel() // known if size == -1 else size for size in wanted)
-        if wanted[-2:] != shape[-2:] or math.prod(wanted) != shape.numel() or len(wanted) < 3:
+            wanted = tuple(numel // known if size == -1 else size for size in wanted)
+        if wanted[-2:] != shape[-2:] or math.prod(wanted) != numel or len(wanted) < 3:
             return self.tensor().view(*sizes)
         leading = wanted[:-2]
         return self.with_(

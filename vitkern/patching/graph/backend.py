@@ -139,7 +139,9 @@ def _inductor(
     try:
         # compile_fx gives what to call, unless it is asked for other kinds of output.
         compiled: Any = compile_fx(module, inputs, config_patches=patches or None)
-    except InvalidCxxCompiler as error:
+    except Exception as error:
+        if InvalidCxxCompiler not in (type(error), type(getattr(error, "inner_exception", None))):
+            raise
         raise RuntimeError(
             "Inductor finds no C++ compiler (see its error above). Install one, or leave the rest"
             ' to PyTorch: torch.compile(..., backend="vitkern", options={"rest": "aot_eager"})'
