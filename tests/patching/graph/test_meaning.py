@@ -235,3 +235,14 @@ def test_the_graph_computes_by_ops() -> None:
     assert "softmax" not in text
     assert "written_out" in text
     assert "conv2d" not in text
+
+
+def test_fast_paths_are_reported() -> None:
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    run = Run({}, [])
+    torch._dynamo.reset()
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        backend = graph_backend(report=run.reports, rest="eager", backend="eager")
+        torch.testing.assert_close(torch.compile(layer, backend=backend)(x), layer(x))
+    assert "one operator of its own" in run.reasons

@@ -58,6 +58,10 @@ _FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "view": ((torch.reshape,), {"input": None, "shape": None}),
     "contiguous": ((), {"input": None}),
     "to": ((), {"input": None, "dtype": None}),
+    # PyTorch's own fused layers, in evaluation without gradients.
+    "fast_path": (
+        (torch._native_multi_head_attention, torch._transformer_encoder_layer_fwd), {"input": None}
+    ),
 }  # fmt: skip
 _METHODS = {
     name: name for name in _FUNCTIONS if name not in ("linear", "conv2d", "layer_norm", "attention")
@@ -111,6 +115,8 @@ def read(node: Any) -> Reading | None:
         kwargs["input"] = kwargs.pop("self")
     if name == "to":
         return _conversion(node)
+    if name == "fast_path":
+        return Reading(name, {"input": None})
     defaults = _FUNCTIONS[name][1]
     if name == "softmax" and node.target not in (F.softmax,):
         defaults = {"input": None, "dim": None, "dtype": None}  # as torch.softmax has them

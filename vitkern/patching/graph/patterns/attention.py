@@ -26,11 +26,13 @@ Step = tuple[Any, ...]  # a method of Scores, and its arguments
 
 def starts(reading: Reading) -> bool:
     """At PyTorch's function, and at every softmax over the last dimension."""
-    return reading.name in ("attention", "softmax")
+    return reading.name in ("attention", "softmax", "fast_path")
 
 
 def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
     """The attention that the node is, or is the middle of."""
+    if reading.name == "fast_path":
+        raise Unsuitable("is in a layer that PyTorch computes by one operator of its own")
     if reading.name == "softmax":
         yield from _written_out(node, reading, backend)
         return
