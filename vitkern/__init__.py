@@ -4,7 +4,15 @@ from vitkern import ops
 from vitkern._build import BuildError
 from vitkern.building import build_cpu, build_cuda
 from vitkern.dispatch import UnknownBackend, UnsupportedInput, measuring, use_backend
-from vitkern.patching import CannotPatch, PatchReport, patch, patched, unpatch
+from vitkern.patching import (
+    CannotPatch,
+    GraphReport,
+    PatchReport,
+    graph_backend,
+    patch,
+    patched,
+    unpatch,
+)
 from vitkern.quantization import (
     CannotQuantize,
     QuantizationReport,
@@ -19,6 +27,7 @@ __all__ = [
     "BuildError",
     "CannotPatch",
     "CannotQuantize",
+    "GraphReport",
     "PatchReport",
     "QuantizationReport",
     "TuneReport",
@@ -27,6 +36,7 @@ __all__ = [
     "build_cpu",
     "build_cuda",
     "dequantize",
+    "graph_backend",
     "load_quantized",
     "measuring",
     "ops",

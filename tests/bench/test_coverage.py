@@ -82,6 +82,22 @@ def test_pytorchs_fast_paths_are_counted() -> None:
     assert fast.total == count_products(lambda: layer(x)).total > 0
 
 
+def test_captured_graphs_are_right_and_counted() -> None:
+    found = measure(VIT, graph="aot_eager")
+    assert found.outcome == "right"
+    assert found.error is None
+    assert found.products is not None
+    assert (
+        found.products.total == count_products(lambda: _vit().eval()(torch.randn(2, *SIZE))).total
+    )
+    again = Coverage.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found
+    if load().available:
+        assert found.patched == {"linear: cpu": 4, "mlp: cpu": 4, "patch_embed: cpu": 1}
+        assert any("fewer than" in reason for reason in found.skipped)
+        assert 0.5 < found.products.share < 1.0  # small products are PyTorch's
+
+
 @pytest.mark.parametrize("spoiled", ["output", "gradient"])
 def test_a_wrong_model_is_wrong(spoiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def patch(model: Any, **options: Any) -> vitkern.PatchReport:
@@ -181,9 +197,28 @@ def test_command_writes_resumes_and_reports(
     assert capsys.readouterr().out == "test/a\ntest/broken\n"
 
 
+def test_command_looks_at_graphs(
+    few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = tmp_path / "coverage.json", tmp_path / "graph.md"
+    command = ["coverage", "a", "--graph", "eager", "--json", str(path), "--table", str(page)]
+    assert main(command) == 0
+    assert main([*command, "--resume"]) == 0
+    assert few == ["a"]
+    text = page.read_text()
+    assert text.startswith("# Graph coverage")
+    assert "| model | outcome | GFLOP | FLOPs | of products | ops | left | error |" in text
+    assert "| test/a | right |" in text
+    # What was found out about patch is something else.
+    assert main(["coverage", "a", "--json", str(path), "--resume"]) == 0
+    assert few == ["a", "a"]
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--graph", "eager", "--time"], "--time: not beside --graph"),
         (["nothing*"], "no model matches 'nothing*'"),
         (["--resume"], "--resume: needs --json FILE"),
         (["--resume", "--json", "-"], "--resume: needs --json FILE"),

@@ -26,14 +26,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vitkern.bench.models import enliven
-from vitkern.bench.operator_flops import call_flops, named_arguments
 from vitkern.bench.parity import Check, compare
+from vitkern.bench.products import Products, count_graph_products, count_products
 from vitkern.bench.timing import Plan, Summary, interleave
-from vitkern.patching import PatchReport, patch
+from vitkern.patching import PatchReport, graph_backend, patch
 from vitkern.patching.swap import swap_of
 
 __all__ = [
@@ -76,32 +75,6 @@ class Subject:
     def library(self) -> str:
         """The part of the name before the slash."""
         return self.name.partition("/")[0]
-
-
-@dataclass(frozen=True)
-class Products:
-    """Floating-point operations of a forward's matrix products.
-
-    Attributes:
-        total: all of them.
-        ours: in vitkern's operators.
-        convolution: in PyTorch's convolutions.
-    """
-
-    total: int
-    ours: int
-    convolution: int
-
-    @property
-    def share(self) -> float:
-        """Of all, how much is ours: 0 to 1."""
-        return self.ours / self.total if self.total else 0.0
-
-    @property
-    def share_beside_convolutions(self) -> float:
-        """Of all but PyTorch's convolutions, how much is ours: 0 to 1."""
-        rest = self.total - self.convolution
-        return self.ours / rest if rest else 0.0
 
 
 @dataclass(frozen=True)
@@ -181,19 +154,21 @@ class Coverage:
         )
 
 
-def measure(subject: Subject, *, timing: Plan | None = None) -> Coverage:
+def measure(subject: Subject, *, timing: Plan | None = None, graph: str | None = None) -> Coverage:
     """Looks at one model; whatever goes wrong with it is in the result.
 
     Args:
         subject: the model.
         timing: how long to time it; None does not.
+        graph: looks at ``torch.compile(model, backend="vitkern")`` instead of ``patch``; what
+            compiles the rest. It is not timed.
     """
     start = time.perf_counter()
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.manual_seed(0)
-            found = _measure(subject, timing)
+            found = _measure(subject, timing) if graph is None else _measure_graph(subject, graph)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return Coverage(
@@ -211,7 +186,7 @@ def measure(subject: Subject, *, timing: Plan | None = None) -> Coverage:
 def _measure(subject: Subject, timing: Plan | None) -> Coverage:
     model = subject.build().float().eval()
     enliven(model)
-    checks, inputs, left_out = _parity(subject, model)
+    checks, inputs, left_out = _parity(subject, model, patch)
     eager = copy.deepcopy(model) if timing is not None else None
     report = patch(model)
     images = _images(subject, SEEDS[0])
@@ -232,6 +207,35 @@ def _measure(subject: Subject, timing: Plan | None) -> Coverage:
         patched=_counts(report),
         skipped=_skipped(report),
         speedup=speedup,
+    )
+
+
+def _measure_graph(subject: Subject, rest: str) -> Coverage:
+    model = subject.build().float().eval()
+    enliven(model)
+
+    def compile_it(model: nn.Module) -> None:
+        torch.compiler.reset()  # or the models before would use up the limit of compilations
+        model.compile(backend=graph_backend(rest=rest))
+
+    checks, inputs, left_out = _parity(subject, model, compile_it)
+    products, reports = count_graph_products(model, _images(subject, SEEDS[0]))
+    patched: dict[str, int] = {}
+    skipped: dict[str, int] = {}
+    for report in reports:
+        for counts, found in ((patched, report.counts()), (skipped, report.reasons())):
+            for key, count in found.items():
+                counts[key] = counts.get(key, 0) + count
+    return Coverage(
+        subject.name,
+        subject.transformer,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        blocks_left_out=left_out,
+        checks=checks,
+        inputs=inputs,
+        products=products,
+        patched=patched,
+        skipped=skipped,
     )
 
 
@@ -263,11 +267,19 @@ def _skipped(report: PatchReport) -> dict[str, int]:
     return counts
 
 
-def _parity(subject: Subject, model: nn.Module) -> tuple[tuple[Check, ...], int, int]:
-    """Output's and gradients' checks, of how many inputs, and how many blocks were left out."""
+def _parity(
+    subject: Subject, model: nn.Module, change: Callable[[nn.Module], object]
+) -> tuple[tuple[Check, ...], int, int]:
+    """Output's and gradients' checks, of how many inputs, and how many blocks were left out.
+
+    Args:
+        subject: the model.
+        model: as it was built.
+        change: what is done to the copy that is looked at, in place.
+    """
     eager, left_out = shorten(model, _images(subject, SEEDS[0]))
     oracle, patched = copy.deepcopy(eager).double(), copy.deepcopy(eager)
-    patch(patched)
+    change(patched)
     pooled: list[dict[str, dict[str, torch.Tensor]]] = [{}, {}, {}]
     for seed in SEEDS:
         images = _images(subject, seed)
@@ -347,35 +359,6 @@ def shorten(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, int]:
 def _signature(module: nn.Module) -> tuple[Any, ...]:
     shapes = tuple((key, tuple(value.shape)) for key, value in module.named_parameters())
     return (type(module), shapes, bool(shapes))
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up the products of every operator below it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = self.ours = self.convolution = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        flops = call_flops(func, named_arguments(func, args, kwargs), out)
-        if flops:
-            namespace, _, name = func._schema.name.partition("::")
-            self.total += flops
-            self.ours += flops * namespace.startswith("vitkern")
-            self.convolution += flops * ("convolution" in name)
-        return out
-
-
-def count_products(run: Callable[[], object]) -> Products:
-    """Counts the products of ``run``, called once, without gradients."""
-    # Not inference_mode, under which composite operators would arrive whole.
-    with torch.no_grad(), _Counter() as counter:
-        run()
-    return Products(counter.total, counter.ours, counter.convolution)
 
 
 def module_share(model: nn.Module) -> float:

@@ -20,19 +20,29 @@ GOAL = 0.9
 KIND = "coverage"
 
 
-def document(machine: dict[str, Any], results: Sequence[Coverage], date: str) -> dict[str, Any]:
-    """What is written as JSON: rows, the libraries' versions, the machine."""
+def document(
+    machine: dict[str, Any], results: Sequence[Coverage], date: str, graph: str | None = None
+) -> dict[str, Any]:
+    """What is written as JSON: rows, the libraries' versions, the machine.
+
+    Args:
+        machine: that it was measured on.
+        results: of the models.
+        date: of today.
+        graph: where captured graphs were looked at, what compiled the rest.
+    """
     return {
         "schema": report.SCHEMA,
         "kind": KIND,
         "date": date,
         "machine": machine,
         "libraries": _libraries(),
+        "graph": graph,
         "rows": [one.to_dict() for one in results],
     }
 
 
-def load(path: Path, machine: dict[str, Any]) -> list[Coverage]:
+def load(path: Path, machine: dict[str, Any], graph: str | None = None) -> list[Coverage]:
     """The results in a file that were made on this machine with these versions; else none.
 
     Raises:
@@ -40,7 +50,8 @@ def load(path: Path, machine: dict[str, Any]) -> list[Coverage]:
     """
     try:
         found = report.read_json(path)
-        if (found["kind"], found["machine"], found["libraries"]) != (KIND, machine, _libraries()):
+        wanted = (KIND, machine, _libraries(), graph)
+        if (found["kind"], found["machine"], found["libraries"], found.get("graph")) != wanted:
             return []
         return [Coverage.from_dict(row) for row in found["rows"]]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -59,20 +70,26 @@ def _libraries() -> dict[str, str]:
 _COLUMNS = ("model", "outcome", "GFLOP", "FLOPs", "of products", "modules", "error", "time")
 
 
-def _cells(one: Coverage) -> tuple[str, ...]:
+_GRAPH_COLUMNS = ("model", "outcome", "GFLOP", "FLOPs", "of products", "ops", "left", "error")
+
+
+def _cells(one: Coverage, graph: str | None = None) -> tuple[str, ...]:
     """One row of either table."""
     products, worst = one.products, _worst(one)
     if products is None:
         return (one.name, one.outcome, "", "", "", "", "", "")
+    if graph is not None:
+        last = str(sum(one.patched.values())), str(sum(one.skipped.values())), worst
+    else:
+        time = f"{one.speedup.median:.2f}×" if one.speedup is not None else ""
+        last = f"{100 * one.modules:.0f} %", worst, time
     return (
         one.name,
         one.outcome,
         f"{products.total / 1e9:.2f}",
         f"{100 * products.share:.0f} %",
         f"{100 * products.share_beside_convolutions:.0f} %",
-        f"{100 * one.modules:.0f} %",
-        worst,
-        f"{one.speedup.median:.2f}×" if one.speedup is not None else "",
+        *last,
     )
 
 
@@ -115,16 +132,16 @@ def goals(results: Sequence[Coverage]) -> list[str]:
     return lines
 
 
-def table(results: Sequence[Coverage]) -> Table:
+def table(results: Sequence[Coverage], graph: str | None = None) -> Table:
     """For the terminal."""
     from rich.table import Table
 
     out = Table(title="vitkern coverage")
-    for number, column in enumerate(_COLUMNS):
+    for number, column in enumerate(_COLUMNS if graph is None else _GRAPH_COLUMNS):
         out.add_column(column, justify="left" if number < 2 else "right", no_wrap=number == 0)
     for one in results:
         style = {"wrong": "red", "failed": "yellow"}.get(one.outcome, "")
-        out.add_row(*_cells(one), style=style)
+        out.add_row(*_cells(one, graph), style=style)
     return out
 
 
@@ -153,23 +170,54 @@ Rows in italics are mostly convolutional; no goal is about them.
 """
 
 
+_ABOUT_GRAPH = """\
+# Graph coverage
+
+Written by `vitkern coverage --graph {rest} --json {json} --table docs/coverage-graph.md`, not by
+hand; `--resume` goes on with what is in the JSON file.
+
+Every model has random weights and is compiled by `torch.compile(model, backend="vitkern")`, with
+`options={{"rest": "{rest}"}}`.
+
+- **outcome**: *right*: output, gradient of the input, and gradients of all parameters are at most
+  twice as far from float64 as eager's are (plus a few units of the last place); *wrong*: they are
+  not; *failed*: it could not be built, compiled or run, and nothing is known.
+- **FLOPs**: of all matrix products and convolutions in a forward (batch {batch}, no gradient), the
+  share in ops that the captured graphs were given. What is computed between graphs counts as
+  PyTorch's.
+- **of products**: the same, where PyTorch's convolutions are left out of the count.
+- **ops**: how many ops the graphs were given; **left**: how many products, and norms of sums, were
+  left as they are.
+- **error**: the largest error, 1 being what is allowed.
+
+Rows in italics are mostly convolutional; no goal is about them.
+
+"""
+
+
 def markdown(found: dict[str, Any]) -> str:
-    """``docs/coverage.md``, from what :func:`document` made."""
+    """``docs/coverage.md`` or ``docs/coverage-graph.md``, from what :func:`document` made."""
     results = [Coverage.from_dict(row) for row in found["rows"]]
     machine, libraries = found["machine"], found["libraries"]
     versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    graph = found.get("graph")
+    if graph is None:
+        about = _ABOUT.format(json="coverage.json", batch=2, threads=machine["threads"])
+    else:
+        about = _ABOUT_GRAPH.format(json="coverage-graph.json", batch=2, rest=graph)
+    columns = _COLUMNS if graph is None else _GRAPH_COLUMNS
     lines = [
-        _ABOUT.format(json="coverage.json", batch=2, threads=machine["threads"]),
+        about,
         *(f"- {line}" for line in goals(results)),
         "",
         f"{found['date']}, {machine['cpu']} ({machine['cpu_id']}), {machine['isa']},"
         f" torch {machine['torch']}, {versions}.",
         "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "| --- | --- |" + " ---: |" * (len(_COLUMNS) - 2),
+        "| " + " | ".join(columns) + " |",
+        "| --- | --- |" + " ---: |" * (len(columns) - 2),
     ]
     for one in results:
-        cells = list(_cells(one))
+        cells = list(_cells(one, graph))
         if not one.transformer:
             cells[0] = f"*{cells[0]}*"
         lines.append("| " + " | ".join(cells) + " |")

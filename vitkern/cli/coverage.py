@@ -28,6 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="names or patterns, as 'timm/*', 'hf/detr' or 'swin*' (default: all)",
     )
     parser.add_argument("--list", action="store_true", help="print the names, and stop")
+    parser.add_argument(
+        "--graph",
+        metavar="REST",
+        choices=("inductor", "aot_eager", "eager"),
+        help="look at torch.compile(model, backend='vitkern') instead of patch, with the rest"
+        " compiled by inductor, aot_eager or eager",
+    )
     parser.add_argument("--time", action="store_true", help="time eager and patched as well")
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
     parser.add_argument("--table", metavar="FILE", help="write the table there, as Markdown")
@@ -53,10 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.resume and arguments.json in (None, "-"):
         raise Usage("--resume: needs --json FILE, which has what was measured before")
+    if arguments.time and arguments.graph:
+        raise Usage("--time: not beside --graph, which measures no times")
     with user_errors():
         path, page = target("--json", arguments.json), target("--table", arguments.table)
     here = machine.describe().to_dict()
-    known = {} if path is None else {one.name: one for one in coverage_report.load(path, here)}
+    graph = arguments.graph
+    before = [] if path is None else coverage_report.load(path, here, graph)
+    known = {one.name: one for one in before}
     names = [one.name for one in chosen]
     todo = [one for one in chosen if not (arguments.resume and one.name in known)]
     order = [one.name for one in coverage_models.subjects()]
@@ -64,11 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     def document() -> dict[str, object]:
         date = datetime.now(timezone.utc).date().isoformat()
         rows = [known[name] for name in order if name in known]
-        return coverage_report.document(here, rows, date)
+        return coverage_report.document(here, rows, date, graph)
 
     for subject in _progress(todo):
         known[subject.name] = coverage.measure(
-            subject, timing=coverage.TIMING if arguments.time else None
+            subject, timing=coverage.TIMING if arguments.time else None, graph=graph
         )
         if path is not None:  # after each: who interrupts keeps what there is
             with writing("--json", path):
@@ -81,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(document())
     else:
         out = console()
-        out.print(coverage_report.table(results))
+        out.print(coverage_report.table(results, graph))
         for line in coverage_report.goals(results):
             out.print(line, markup=False, soft_wrap=True)
         for one in results:

@@ -67,13 +67,16 @@ what an adapter answers.
 """
 
 from vitkern.patching.api import CannotPatch, patch, patched, unpatch
+from vitkern.patching.graph import GraphReport, graph_backend
 from vitkern.patching.report import PatchedModule, PatchReport, SkippedModule
 
 __all__ = [
     "CannotPatch",
+    "GraphReport",
     "PatchReport",
     "PatchedModule",
     "SkippedModule",
+    "graph_backend",
     "patch",
     "patched",
     "unpatch",

@@ -25,7 +25,7 @@ from vitkern import ops
 from vitkern.ops.attention.call import AttentionCall
 from vitkern.ops.linear.call import LinearCall
 from vitkern.ops.patch_embed.call import PatchEmbedCall
-from vitkern.patching import scores
+from vitkern.patching import scores, suitable
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.parts import is_plain
 from vitkern.patching.scores import Scores
@@ -33,13 +33,6 @@ from vitkern.patching.scores import Scores
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
 
-# Where the backend is not asked for by name, what gains nothing is left to PyTorch. Measured on two
-# cores with AVX-512: a Linear by itself is as fast from 8 to 12 million multiply-adds on and slower
-# below, and always slower in training; attention gains from one million on, but not with heads that
-# are as wide as an image has tokens, where channels attend to channels.
-SMALLEST_LINEAR = 1 << 23
-SMALLEST_ATTENTION = 1 << 20
-WIDEST_HEAD = 128
 NOTE = "PyTorch computes small products, heads wider than 128, and linear layers in training"
 
 
@@ -172,7 +165,7 @@ class Routed(TorchFunctionMode):
             return attention(self.swap.backend, *args, **kwargs)
 
     def _worth(self, work: int) -> bool:
-        return self.swap.backend is not None or work >= SMALLEST_ATTENTION
+        return self.swap.backend is not None or work >= suitable.SMALLEST_ATTENTION
 
     def _attention(self, *args: Any, is_causal: bool = False, **kwargs: Any) -> Any:
         if len(args) > 5:  # is_causal by position
@@ -208,25 +201,8 @@ def linear(
     backend: str | None, input: Any, weight: Any, bias: Any = None, *, out: Any = None
 ) -> Any:
     """``F.linear`` on ops; NotImplemented where PyTorch is to compute it."""
-    # The cheapest check first: this is what small models pay for each of their linear layers.
-    if (
-        not is_plain(input)
-        or out is not None
-        or (
-            backend is None
-            and (
-                input.numel() * weight.shape[0] < SMALLEST_LINEAR
-                or _differentiates(input, weight, bias)
-            )
-        )
-    ):
+    if out is not None or suitable.linear(backend, input, weight, bias) is not None:
         return NotImplemented
-    if not _plain(weight, bias) or input.dim() == 0 or weight.dim() != 2:
-        return NotImplemented
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return NotImplemented  # it broadcasts
-    if input.shape[-1] != weight.shape[1] or not _one_dtype(input, weight, bias):
-        return NotImplemented  # raises PyTorch's own error
     return ops.linear(input, weight, bias, backend=backend)
 
 
@@ -242,26 +218,26 @@ def attention(
     enable_gqa: bool = False,
 ) -> Any:
     """``F.scaled_dot_product_attention`` on ops; NotImplemented where PyTorch is to compute it."""
-    if not _plain(query, key, value, attn_mask) or not _one_dtype(query, key, value):
+    if suitable.attention(backend, query, key, value, attn_mask, dropout_p) is not None:
         return NotImplemented
-    dims, leading = query.dim(), query.shape[:-2]
-    if dims < 3 or key.shape != value.shape or key.shape[:-2] != leading:
-        return NotImplemented  # grouped heads, leading sizes that broadcast, another width of v
-    if key.shape[-1] != query.shape[-1] or query.shape[-1] == 0 or not 0.0 <= dropout_p < 1.0:
-        return NotImplemented
-    if backend is None and (
-        query.numel() * key.shape[-2] < SMALLEST_ATTENTION or query.shape[-1] > WIDEST_HEAD
-    ):
-        return NotImplemented
-    bias = attn_mask
-    if attn_mask is not None:
-        if dims != 4 or not 2 <= attn_mask.dim() <= 4:
-            return NotImplemented
-        if attn_mask.dtype == torch.bool:
-            bias = torch.zeros_like(attn_mask, dtype=query.dtype)
-            bias = bias.masked_fill(~attn_mask, float("-inf"))
-        elif attn_mask.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
-            return NotImplemented
+    return attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
+
+
+def attend(
+    backend: str | None,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    *,
+    scale: float | None = None,
+) -> Any:
+    """``F.scaled_dot_product_attention`` that is known to suit ``ops.attention``."""
+    dims, leading, bias = query.dim(), query.shape[:-2], attn_mask
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype)
+        bias = bias.masked_fill(~attn_mask, float("-inf"))
     if dims != 4:
         query, key, value = (
             one.unsqueeze(1) if dims == 3 else one.flatten(0, dims - 4)
@@ -287,31 +263,12 @@ def patch_embed(
 
     The result has channels last in memory, as what follows flattens and transposes it.
     """
-    if not _plain(input, weight, bias) or input.dim() != 4 or not _one_dtype(input, weight, bias):
+    reason = suitable.patch_embed(input, weight, bias, stride, padding, dilation, groups)
+    if reason is not None:
         return NotImplemented
     rows, columns = weight.shape[2:]
-    channels, height, width = input.shape[1:]
-    if (
-        rows * columns == 1
-        or groups != 1
-        or channels != weight.shape[1]
-        or _pair(stride) != (rows, columns)
-        or _pair(padding) not in ((0, 0), ("valid", "valid"))
-        or _pair(dilation) != (1, 1)
-        or height % rows
-        or width % columns
-        or input.numel() == 0
-    ):
-        return NotImplemented
     y = ops.patch_embed(input, weight, bias, backend=backend)
-    return y.transpose(1, 2).unflatten(2, (height // rows, width // columns))
-
-
-def _pair(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, int | str):
-        return (value, value)
-    values = tuple(value)
-    return values * 2 if len(values) == 1 else values
+    return y.transpose(1, 2).unflatten(2, (input.shape[2] // rows, input.shape[3] // columns))
 
 
 def multi_head(
@@ -350,14 +307,17 @@ def multi_head(
     given = (bias_k, bias_v, static_k, static_v)
     if need_weights or add_zero_attn or any(one is not None for one in given):
         return NotImplemented
-    if not _plain(query, key, value) or query.dim() != 3 or (is_causal and attn_mask is None):
+    if not suitable.plain(query, key, value) or query.dim() != 3:
+        return NotImplemented
+    if is_causal and attn_mask is None:
         return NotImplemented
     heads, width = num_heads, embed_dim_to_check
     batch, head_dim = query.shape[1], width // num_heads
     if query.shape[2] != width or key.shape[:2] != value.shape[:2] or head_dim * heads != width:
         return NotImplemented
     work = query.numel() * key.shape[0], max(query.numel(), key.numel()) * width
-    if backend is None and work[0] < SMALLEST_ATTENTION and work[1] < SMALLEST_LINEAR:
+    small = work[0] < suitable.SMALLEST_ATTENTION and work[1] < suitable.SMALLEST_LINEAR
+    if backend is None and small:
         return NotImplemented
     if not use_separate_proj_weight and query is key and key is value:
         q, k, v = linear_or_own(backend, query, in_proj_weight, in_proj_bias).chunk(3, -1)
@@ -413,25 +373,4 @@ def attention_or_own(
     y = attention(backend, q, k, v, bias, dropout_p)
     return (
         F.scaled_dot_product_attention(q, k, v, bias, dropout_p) if y is NotImplemented else y
-    )  # fmt: skip
-
-
-def _plain(*tensors: Any) -> bool:
-    """Whether all are ordinary tensors (or None, or fake): others mean something by themselves."""
-    return all(is_plain(one) for one in tensors)
-
-
-def _one_dtype(first: torch.Tensor, *others: Any) -> bool:
-    """Whether all are floating point and of one dtype, or autocast makes them so."""
-    if not first.is_floating_point():
-        return False
-    if torch.is_autocast_enabled(first.device.type):
-        return all(one is None or one.is_floating_point() for one in others)
-    return all(one is None or one.dtype == first.dtype for one in others)
-
-
-def _differentiates(*tensors: Any) -> bool:
-    """Whether a gradient is wanted."""
-    return torch.is_grad_enabled() and any(
-        one is not None and one.requires_grad for one in tensors
     )  # fmt: skip

@@ -108,14 +108,17 @@ class Scores:
 
     def view(self, *sizes: Any) -> Any:
         """Other leading dimensions, the last two as they are; else a view of the tensor."""
-        wanted = tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
-        if self.known or not all(isinstance(size, int) for size in wanted):
+        if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+            sizes = tuple(sizes[0])
+        wanted = sizes
+        if self.known or not all(isinstance(size, int | torch.SymInt) for size in wanted):
             return self.tensor().view(*sizes)
+        # Not Size.numel(), which makes a symbol of torch.compile a number.
         shape = self.shape
-        known = math.prod(size for size in wanted if size != -1)
+        known, numel = math.prod(size for size in wanted if size != -1), math.prod(shape)
         if wanted.count(-1) == 1 and known:
-            wanted = tuple(shape.numel() // known if size == -1 else size for size in wanted)
-        if wanted[-2:] != shape[-2:] or math.prod(wanted) != shape.numel() or len(wanted) < 3:
+            wanted = tuple(numel // known if size == -1 else size for size in wanted)
+        if wanted[-2:] != shape[-2:] or math.prod(wanted) != numel or len(wanted) < 3:
             return self.tensor().view(*sizes)
         leading = wanted[:-2]
         return self.with_(
@@ -146,11 +149,11 @@ class Scores:
     def attention(self, v: torch.Tensor) -> Any:
         """The op; NotImplemented where it takes no such v."""
         leading = self.q.shape[:-2]
-        if v.shape != self.k.shape or len(leading) < 2:
+        if v.shape != self.k.shape or not leading:
             return NotImplemented
         q, k, bias = self.q, self.k, self.bias
         flat = (math.prod(leading[:-1]), leading[-1])
-        if len(leading) > 2:
+        if len(leading) != 2:
             q, k, v = (one.reshape(*flat, *one.shape[-2:]) for one in (q, k, v))
             bias = None if bias is None else _releading(bias, leading, flat)
         y = self._attend(q, k, v, bias, scale=self.scale)

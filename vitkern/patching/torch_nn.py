@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitkern import ops
-from vitkern.patching import compute, layers, parts, products
+from vitkern.patching import compute, layers, parts, products, suitable
 from vitkern.patching.products import Products
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _gives_weights(
 
 def _small(x: torch.Tensor) -> bool:
     """Whether PyTorch is as fast for all products with these tokens, (..., C)."""
-    return x.is_nested or x.dim() < 2 or x.numel() * x.shape[-1] < products.SMALLEST_LINEAR
+    return x.is_nested or x.dim() < 2 or x.numel() * x.shape[-1] < suitable.SMALLEST_LINEAR
 
 
 class EncoderLayer(Attending):
