@@ -39,7 +39,9 @@ def model() -> nn.Module:
 def contents(module: nn.Module) -> dict[str, bytes]:
     """All of its state, bit for bit."""
     state = module.state_dict()
-    return {k: v.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for k, v in state.items()}
+    return {
+        k: v.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for k, v in state.items()
+    }
 
 
 @st.composite
