@@ -33,7 +33,7 @@ OPS = (
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")
 VIEWS = (*LAYOUTS, "permuted", "sliced", "expanded")
-"""All that :func:`arrange` knows. ``expanded`` keeps only the values along the first dimension's 0."""
+"""All that :func:`arrange` knows. ``expanded`` keeps the values of the first of each only."""
 
 # What is allowed beyond twice eager's error, in units of the last place of the largest value. On
 # small tensors eager can be exact by luck (a sum of three, a softmax over one key), while another
@@ -248,7 +248,7 @@ def arrange(tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 Layout = str | Mapping[str, str]
-"""A layout for all tensors, or one for each by its field; ``grad`` is that of upstream gradients."""
+"""One for all tensors, or one for each by its field; ``grad`` is that of upstream gradients."""
 
 
 def layout_of(name: str, layout: Layout) -> str:

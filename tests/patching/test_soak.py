@@ -66,35 +66,38 @@ def loss_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_of_training(name: str) -> None:
-    """Losses are those of eager, and inference between steps sees the weights of that step."""
+    """Losses are eager's, and inference between steps sees the weights of that step.
+
+    At this rate two runs stay together. At ten times the rate those of eager itself in float32 and
+    in float64 part after some hundreds of steps, by a tenth of the loss and more.
+    """
     model = zoo.MODELS[name][0]().train()
-    plain = zoo.twin(model)
+    runs = [model, zoo.twin(model), zoo.twin(model).double()]
     vitkern.patch(model)
     images = batches(name, (4,) * 6)
     labels = [torch.arange(4) + turn for turn in range(len(images))]
-    # Plain steps: Adam divides by what it has seen, so where a gradient is zero but for rounding
-    # errors two runs would part, whoever computes them.
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in (model, plain)]
-    losses: list[tuple[float, float]] = []
+    optimizers = [torch.optim.SGD(one.parameters(), lr=2e-4) for one in runs]
+    losses: list[list[float]] = []
     before = 0
     for step in range(STEPS):
         if step == STEPS // 5:
             before = resident()
         turn = step % len(images)
-        pair = []
-        for one, optimizer in zip((model, plain), optimizers, strict=True):
+        losses.append([])
+        for one, optimizer in zip(runs, optimizers, strict=True):
             optimizer.zero_grad()
-            loss = loss_of(one, images[turn], labels[turn])
+            dtype = next(one.parameters()).dtype
+            loss = loss_of(one, images[turn].to(dtype), labels[turn])
             loss.backward()
             optimizer.step()
-            pair.append(loss.item())
-        losses.append((pair[0], pair[1]))
+            losses[-1].append(loss.item())
         if step % 20 == 0:
             copy = zoo.twin(model)
             vitkern.unpatch(copy)
             with torch.inference_mode():
-                torch.testing.assert_close(model(images[0]), copy(images[0]), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(model(images[0]), copy(images[0]), rtol=1e-4, atol=1e-5)
     assert resident() - before < GROWTH
-    ours, eagers = torch.tensor(losses).T
-    assert eagers[-6:].mean() < eagers[:6].mean()  # it learns, or equal losses would say little
-    torch.testing.assert_close(ours, eagers, rtol=1e-4, atol=1e-4)
+    ours, eagers, exact = torch.tensor(losses, dtype=torch.float64).T
+    assert exact[-6:].mean() < exact[:6].mean()  # it learns, or equal losses would say little
+    rounding = 4 * torch.finfo(torch.float32).eps * exact.max()
+    assert (ours - exact).abs().max() <= 2 * (eagers - exact).abs().max() + rounding

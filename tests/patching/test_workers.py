@@ -1,4 +1,4 @@
-"""Patched models in the workers of a DataLoader: forked from a process that has used its threads."""
+"""Patched models in a DataLoader's workers, forked from a process that has used its threads."""
 
 from __future__ import annotations
 
