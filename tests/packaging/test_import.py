@@ -25,7 +25,8 @@ print(*sorted({name.partition(".")[0] for name in new} | {n for n in new if n[:6
     assert not loaded & {
         "accelerate", "huggingface_hub", "matplotlib", "numpy", "onnxruntime", "openvino", "pandas",
         "PIL", "psutil", "pyarrow", "pydicom", "pytest", "rich", "safetensors", "scipy",
-        "setuptools", "sklearn", "timm", "torchmetrics", "torchvision", "transformers", "triton", "yaml",
+        "setuptools", "sklearn", "timm", "torchmetrics", "torchvision", "transformers", "triton",
+        "yaml",
     }  # fmt: skip
     # torch._dynamo and torch._inductor take seconds; decorators such as torch.compiler.disable
     # import the first.

@@ -195,7 +195,8 @@ RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 SNIPPETS = st.sampled_from(
     ["&a [*a]", "*b", "!!python/object/apply:os.system [x]", "2001-99-99", "0x", ".nan", "-.inf",
      "1e999", "? [1]\n: 2", "<<: 1", "!!set {a}", "!!binary a", "!!timestamp x", "!!int x",
-     "[" * 2000, "null", "{}", "true", "\u2028", "9" * 5000, "1:99:99", "=", "!!float ''", "!!bool 3", "---\n"]
+     "[" * 2000, "null", "{}", "true", "\u2028", "9" * 5000, "1:99:99", "=", "!!float ''",
+     "!!bool 3", "---\n"]
 )  # fmt: skip
 
 
@@ -228,6 +229,39 @@ def test_recipes(tmp_path: Path) -> None:
             json.dumps(recipe.to_dict())
 
     holds()
+
+
+BOMB = "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text, error, message",
+    [
+        ("model: &a [*a]", ValueError, "more than 20 levels"),
+        (f"a0: &a0 [1]\n{BOMB}", ValueError, "more than 20 levels, or more than 10000"),
+        (f"model: [{'1, ' * 10_000}]", ValueError, "or more than 10000"),
+        ("model: 2001-01-01", TypeError, "which is a date"),
+        ("model: !!set {a}", TypeError, "which is a set"),
+        ("model: {1: 2}", TypeError, "the name 1, which is no text"),
+        ("model: !!bool 3", ValueError, "is no YAML"),
+        ("[" * 100_000, ValueError, "is no YAML"),
+    ],
+)
+def test_recipes_of_other_than_plain_data(
+    text: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(error, match=message) as found:
+        Recipe.from_yaml(path, {})
+    assert str(path) in str(found.value)
+    assert len(str(found.value)) < 1000
+
+
+def test_lines_of_a_history_that_are_no_events(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text(f'0.5\n[]\n{"[" * 100_000}\n{{"kind": "step"}}\n', encoding="utf-8")
+    assert read_history(path) == [{"kind": "step"}]
 
 
 ENVIRONMENT = {"torch": "1", "cores": 2}
