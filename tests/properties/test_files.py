@@ -109,6 +109,8 @@ CHECKPOINTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @pytest.mark.parametrize("suffix", CHECKPOINTS)
 def test_checkpoints(suffix: str, tmp_path: Path) -> None:
     path, target = tmp_path / f"model{suffix}", model()
