@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 GPU_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench gpu-check cuda-check cuda-limits triton-check triton-limits clean
+.PHONY: help venv build demo test lint format bench gpu-check cuda-check cuda-limits triton-check triton-limits sanitize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ cuda-check: venv ## CUDA kernels: emulated on the CPU, and compiled for GPUs wit
 
 cuda-limits: venv ## write the CUDA gate's limits and table, after a change that is meant
 	$(BIN)/python -m vitkern.bench.gpu.cuda_gate --write docs
+
+# Not in .ci/run: compiling every instruction set three times as slow takes some minutes.
+sanitize: venv ## CPU kernels under the address, undefined-behaviour and thread sanitizers; some minutes
+	VITKERN_TEST_SANITIZERS=1 $(BIN)/python -m pytest tests/cpu_sanitizers $(PYTEST_ARGS)
 
 # Where Python has PyTorch, Triton and pytest already, no environment is needed: in this folder
 # VITKERN_BUILD_CUDA=auto python3 setup.py build_kernels, if there is nvcc, and

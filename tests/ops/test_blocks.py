@@ -36,9 +36,7 @@ def full(op: str, dtype: torch.dtype = F32) -> Any:
     return harness.make(op, case, dtype)
 
 
-def public(op: str, backend: str | None = None) -> Callable[[Any], torch.Tensor]:
-    """The public function, of a call."""
-    return lambda call: getattr(ops, op)(**harness.arguments(op, call), backend=backend)
+public = harness.public
 
 
 def composed(op: str, call: Any, backend: str | None = None) -> torch.Tensor:

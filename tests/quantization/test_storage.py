@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_the_file(file: Path) -> None:
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     assert metadata["format"] == "vitkern.quantized"
-    assert metadata["version"] == "1"
+    assert metadata["version"] == "2"
     assert metadata["model"] == "timm.VisionTransformer"
     layers = json.loads(metadata["layers"])
     assert set(tensors) == set(state) | {f"{name}.weight_scale" for name in layers}
@@ -166,6 +167,15 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def flip_metadata(path: Path) -> None:
+    """Another digit in the range of an input: still a number, and nothing else would tell."""
+    data = path.read_bytes()
+    place = re.search(rb'\\"low\\": -?\d\.\d*(\d)', data)
+    assert place is not None
+    at = place.start(1)
+    path.write_bytes(data[:at] + b"%d" % ((int(data[at : at + 1]) + 1) % 10) + data[at + 1 :])
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -181,9 +191,9 @@ FILES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "is no file of vitkern.save_quantized",
     ),
     "of another version": (
-        lambda path: edit(path, version="2"),
+        lambda path: edit(path, version="1"),
         ValueError,
-        "is of version 2 of its format.*reads version 1",
+        "is of version 1 of its format.*reads version 2",
     ),
     "without layers": (lambda path: edit(path, layers="[]"), ValueError, "is damaged: its metadat"),
     "with layers too deep": (
@@ -241,6 +251,7 @@ FILES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         r"'blocks\.0\.mlp\.fc1\.weight' is no int8 form.*at least -127",
     ),
     "with a bit flipped": (flip, ValueError, "is damaged: its checksum"),
+    "with another digit in a range": (flip_metadata, ValueError, "is damaged: its checksum"),
 }
 
 

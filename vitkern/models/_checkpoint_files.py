@@ -164,7 +164,7 @@ def _read_file(path: Path) -> StateDict:
             f"checkpoint {str(path)!r} holds more than tensors, or is damaged: it is not unpickled,"
             " as that could run code"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle leads the unpickler to errors of every kind
         raise ValueError(f"checkpoint {str(path)!r} can't be read: {_first_line(error)}") from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 FORMAT = "vitkern.quantized"
-VERSION = 1
+VERSION = 2  # 1 had a checksum of the tensors only
 LARGEST = torch.finfo(torch.float32).max
 
 Entries = dict[str, dict[str, Any]]
@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], Entries]:
                     f" vitkern {metadata.get('vitkern')}; this vitkern reads version {VERSION}"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if metadata.get("checksum") != checksum(tensors):
+        if metadata.pop("checksum", None) != checksum(tensors, metadata):
             raise ValueError(f"{str(path)!r} is damaged: its checksum is that of other contents")
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
@@ -68,7 +68,8 @@ def write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path
         raise FileNotFoundError(f"{str(path.parent)!r} is not a directory")
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a directory")
-    metadata = {**metadata, "checksum": checksum(tensors)}
+    metadata = {key: text for key, text in metadata.items() if key != "checksum"}
+    metadata["checksum"] = checksum(tensors, metadata)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
@@ -82,9 +83,9 @@ def write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path
     _flush(path.parent)
 
 
-def checksum(tensors: dict[str, torch.Tensor]) -> str:
-    """Of names, shapes, dtypes and contents. Against damage, not against intent."""
-    found = hashlib.blake2b(digest_size=16)
+def checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Of names, shapes, dtypes, contents and metadata. Against damage, not against intent."""
+    found = hashlib.blake2b(json.dumps(metadata, sort_keys=True).encode(), digest_size=16)
     for key in sorted(tensors):
         tensor = tensors[key].contiguous()
         found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

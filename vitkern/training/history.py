@@ -24,10 +24,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        entry: dict[str, Any] = json.loads(line)
-    except ValueError:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return entry
+    return entry if isinstance(entry, dict) else None
 
 
 class History:

@@ -16,6 +16,7 @@ __all__ = ["Recipe"]
 _DISTILL = {"teacher": None, "temperature": 3.0, "alpha": 0.5, "hard": False, "init": False}
 _TRANSFER = {"weights": None, "freeze": 0.0}
 _AUGMENT = {"mixup": 0.0, "cutmix": 0.0}
+_DEEPEST, _MOST = 20, 10_000
 _MODEL: dict[str, Any] = {"name": None, "arguments": {}}
 
 
@@ -85,15 +86,18 @@ class Recipe:
 
         Raises:
             OSError: it cannot be read.
-            TypeError: as :meth:`from_dict`.
-            ValueError: as :meth:`from_dict`, or no YAML.
+            TypeError: as :meth:`from_dict`, or what JSON does not have, such as a date or a set.
+            ValueError: as :meth:`from_dict`, no YAML, or too much of it.
         """
         import yaml
 
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # what PyYAML's constructors run into, of any kind
             raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        _plain(str(path), values)
         return cls.from_dict(override(values, overrides))
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,6 +165,38 @@ def _section(name: str, values: Any, defaults: Mapping[str, Any]) -> dict[str, A
     _mapping(name, values)
     _check.known(name, values, defaults)
     return {**defaults, **values}
+
+
+def _plain(name: str, values: Any) -> None:
+    """``values`` can be written as JSON, and is no more than a recipe needs.
+
+    Aliases of YAML can make a value that is part of itself, or a few lines billions of values.
+
+    Raises:
+        TypeError: another kind of value.
+        ValueError: nested too deeply, or too many values.
+    """
+    count = 0
+
+    def check(value: Any, depth: int) -> None:
+        nonlocal count
+        count += 1
+        if depth > _DEEPEST or count > _MOST:
+            raise ValueError(
+                f"{name} has values in more than {_DEEPEST} levels, or more than {_MOST} of them"
+            )
+        if isinstance(value, dict):
+            for key, one in value.items():
+                if not isinstance(key, str):
+                    raise TypeError(f"{name} has the name {key!r}, which is no text")
+                check(one, depth + 1)
+        elif isinstance(value, list):
+            for one in value:
+                check(one, depth + 1)
+        elif not (value is None or isinstance(value, (bool, int, float, str))):
+            raise TypeError(f"{name} has {value!r}, which is a {type(value).__name__}")
+
+    check(values, 0)
 
 
 def _mapping(name: str, values: Any) -> None:

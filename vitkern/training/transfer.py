@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from vitkern.models import _checkpoint_files
 from vitkern.models.position_embedding import resample_position_embedding
 from vitkern.training.checkpoint import CheckpointError, read_state
 from vitkern.training.parameters import count_layers, layer_of
@@ -151,17 +152,11 @@ def _from_file(path: Path) -> Mapping[str, torch.Tensor]:
         try:
             with safe_open(path, framework="pt") as file:
                 if "state" in (file.metadata() or {}):
-                    weights: Mapping[str, torch.Tensor] = read_state(path)["model"]
+                    state = read_state(path)
+                    if "model" not in state:
+                        raise CheckpointError(f"{path} has no model in it")
+                    weights: Mapping[str, torch.Tensor] = state["model"]
                     return weights
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
-        raise ValueError(f"{path} must hold a state dict")
-    return content
+    return _checkpoint_files.read(path)

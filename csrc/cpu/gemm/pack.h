@@ -35,7 +35,7 @@ VK_INLINE void pack_transposed(const T* rows, int64_t stride, int valid, int64_t
     for (int j = 0; j < W; j++) store(out + (i + j) * width, r[j]);
   }
   for (; i < k; i++)
-    for (int j = 0; j < W; j++) out[i * width + j] = j < valid ? to_float(rows[j * stride + i]) : 0.f;
+    for (int j = 0; j < W; j++) out[i * width + j] = j < valid ? read(rows + j * stride + i) : 0.f;
 }
 
 // One panel of B = weight^T, weight row-major (n, k).

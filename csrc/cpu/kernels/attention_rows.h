@@ -117,7 +117,7 @@ VK_INLINE void pack_transposed_rows(T* const* rows, int64_t offset, int valid, i
     for (int c = 0; c < 4; c++) store(out + (i + c) * width, columns[c]);
   }
   for (int64_t i = whole; i < k; i++)
-    for (int j = 0; j < W; j++) out[i * width + j] = to_float(rows[j][offset + i]);
+    for (int j = 0; j < W; j++) out[i * width + j] = read(rows[j] + offset + i);
 }
 // B = rows^T, n rows of k elements at `offset`.
 template <class T>

@@ -72,10 +72,15 @@ VK_INLINE ValueAndSlope gelu_with_slope(vf x) {
 }
 
 VK_INLINE vf sigmoid(vf x) { return splat(1.f) / (splat(1.f) + exp2(x * splat(-kLog2e))); }
+// s and s (1 - s). Not by that difference: near 1 it has no more than the rounding error of s.
+VK_INLINE ValueAndSlope sigmoid_with_slope(vf x) {
+  vf e = exp2(x * splat(-kLog2e)), s = splat(1.f) / (splat(1.f) + e);
+  return {s, e * s * s};
+}
 VK_INLINE vf silu(vf x, float slope) { return x * sigmoid(x * splat(slope)); }
 VK_INLINE vf silu_derivative(vf x, float slope) {
-  vf s = sigmoid(x * splat(slope));
-  return s + x * splat(slope) * s * (splat(1.f) - s);
+  ValueAndSlope s = sigmoid_with_slope(x * splat(slope));
+  return s.value + x * splat(slope) * s.slope;
 }
 
 // gelu_tanh(x) = x/2 (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
@@ -85,9 +90,9 @@ VK_INLINE vf gelu_tanh(vf x) {
 }
 VK_INLINE vf gelu_tanh_derivative(vf x) {
   vf x2 = x * x;
-  vf s = sigmoid(splat(kTanhSlope) * x * (splat(1.f) + splat(kTanhCubic) * x2));
+  ValueAndSlope s = sigmoid_with_slope(splat(kTanhSlope) * x * (splat(1.f) + splat(kTanhCubic) * x2));
   vf slope = splat(kTanhSlope) * (splat(1.f) + splat(3 * kTanhCubic) * x2);
-  return s + x * slope * s * (splat(1.f) - s);
+  return s.value + x * slope * s.slope;
 }
 
 VK_INLINE vf activate(Activation f, vf x) {

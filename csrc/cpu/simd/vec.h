@@ -26,7 +26,8 @@ typedef int32_t vi __attribute__((vector_size(W * 4)));
 typedef uint32_t vu __attribute__((vector_size(W * 4)));
 typedef uint16_t vh __attribute__((vector_size(W * 2)));
 typedef uint8_t vb __attribute__((vector_size(W)));
-typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+// Of 2, not 4: words may be pairs of bfloat16, which lie anywhere.
+typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(2), may_alias));
 typedef uint16_t vh_unaligned __attribute__((vector_size(W * 2), aligned(2), may_alias));
 
 struct bf16 {
@@ -63,6 +64,13 @@ VK_INLINE float to_float(bf16 x) {
   memcpy(&r, &bits, 4);
   return r;
 }
+// A number in memory; a float may be a pair of bfloat16, at an address that floats cannot have.
+VK_INLINE float read(const float* p) {
+  float r;
+  memcpy(&r, p, 4);
+  return r;
+}
+VK_INLINE float read(const bf16* p) { return to_float(*p); }
 VK_INLINE void put(float* p, float x) { *p = x; }
 VK_INLINE void put(bf16* p, float x) {
   uint32_t u;
