@@ -7,6 +7,7 @@ of the image as shown, which is turned as its EXIF data say.
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +123,7 @@ def _draw(
 ) -> dict[str, Any]:
     """Writes the picture of an image; returns what is on it."""
     import torch
-    from torchvision.io import encode_png
-    from torchvision.transforms.v2.functional import pil_to_tensor
+    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
     from torchvision.utils import draw_bounding_boxes
 
     from vitkern.cli._output import writing
@@ -142,8 +142,10 @@ def _draw(
             [f"{name} {score:.0%}" for name, score in zip(names, scores, strict=True)],
             width=max(1, min(height, width) // 200),
         )
+    content = io.BytesIO()
+    to_pil_image(image).save(content, "PNG")
     with writing("--out", picture):
-        files.write_bytes(picture, encode_png(image).numpy().tobytes())
+        files.write_bytes(picture, content.getvalue())
     return {
         "image": str(path),
         "picture": str(picture),

@@ -195,7 +195,7 @@ def detection_file(
 
 
 def _finish(size: int, mean: Sequence[float], std: Sequence[float]) -> list[Any]:
-    """The last steps, of images and boxes; those between the first and the last two are of boxes."""
+    """The last steps; those between the first and the last two are for boxes alone."""
     return [
         v2.Resize(None, max_size=size, antialias=True),
         v2.ClampBoundingBoxes(),
