@@ -96,7 +96,14 @@ def _features_of(name: str, in_chans: int, pretrained: bool, arguments: Mapping[
         return timm.create_model(
             name, pretrained=pretrained, features_only=True, in_chans=in_chans, **arguments
         )
-    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+    except (
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:
         raise ValueError(
             f"backbone must be a timm model that gives feature maps, {name!r} does not"
             f"{f' with {dict(arguments)}' if arguments else ''}: {error}"
