@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -175,7 +175,7 @@ def average_precision(
         for target in targets
     ]
     metric = MeanAveragePrecision(class_metrics=True)
-    metric.update(found, truth)
+    metric.update(cast(list[dict[str, torch.Tensor]], found), truth)
     values = metric.compute()
     by_class: list[float | None] = [None] * num_classes
     classes = values["classes"].reshape(-1).tolist()
