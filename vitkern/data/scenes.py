@@ -146,7 +146,8 @@ def _draw(
     photograph = int(random.integers(len(shapes)))
     height, width = shapes[photograph]
     first, last = (round(share * width) for share in band)
-    most = min(height, last - first)
+    # As wide as the narrowest band: else the splits' backgrounds would be of different scales.
+    most = min(height, *(round((end - start) * width) for start, end in _BANDS.values()))
     side = int(random.integers(most // 2, most + 1))
     left = int(random.integers(first, last - side + 1))
     top = int(random.integers(0, height - side + 1))
