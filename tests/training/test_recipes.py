@@ -57,6 +57,14 @@ def test_transfer(runs: Path) -> None:
     assert any("of the parameters learn" in line for line in told)
 
 
+def test_detection(tmp_path: Path) -> None:
+    """Few images; where objects are is what a detector learns first."""
+    changes = {"data.train": 160, "data.valid": 16, "data.test": 1}
+    result = short("detect-digits", tmp_path, **changes)
+    learned(result)
+    assert 0 <= result.best["map"] <= 1
+
+
 def test_distillation(runs: Path) -> None:
     learned(short("digits-distill", runs, **{"distill.teacher": needed("digits-swin", runs)}))
 
@@ -73,4 +81,5 @@ def test_no_recipe_is_left_out() -> None:
     names = {path.stem for path in RECIPES.glob("*.yaml")}
     assert names == {
         "digits-vit", "digits-swin", "digits-student", "digits-distill", "medical", "transfer",
+        "detect-digits",
     }  # fmt: skip

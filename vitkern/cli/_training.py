@@ -16,9 +16,13 @@ from vitkern.cli._errors import Failure, Usage
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vitkern.training.build import Run
     from vitkern.training.recipe import Recipe
 
-_NEEDED = ("accelerate", "timm", "torchmetrics", "torchvision", "yaml", "sklearn", "matplotlib")
+_NEEDED = (
+    "accelerate", "timm", "torchmetrics", "torchvision", "yaml", "sklearn", "matplotlib",
+    "pycocotools", "scipy",
+)  # fmt: skip
 
 
 @contextmanager
@@ -134,28 +138,29 @@ def train(recipe: Recipe, folder: Path, *, resume: bool) -> dict[str, Any] | Non
     return summary
 
 
-def measure(run: Any, split: Any) -> dict[str, Any]:
+def measure(run: Run, split: Any) -> dict[str, Any]:
     """The metrics of a run's best weights on a split."""
-    import torch
-
-    from vitkern.training.evaluation import evaluate
-
-    device = next(run.model.parameters()).device
     config = run.recipe.train
-    return evaluate(
+    return run.task.evaluate(
         run.model,
         split,
         batch_size=config.batch_size,
-        device=torch.device(device),
+        device=next(run.model.parameters()).device,
         precision=config.precision,
     )
 
 
-def open_run(name: str, *, patch: bool) -> Any:
+def open_run(name: str, *, patch: bool, task: str | None = None) -> Run:
     """The run in a folder, on the device that training would take.
+
+    Args:
+        name: the folder, or its best.safetensors.
+        patch: run the model on the kernels.
+        task: what it must have been trained for, if that matters.
 
     Raises:
         FileNotFoundError: there is none.
+        Usage: it was trained for something else.
         ValueError: it is damaged.
     """
     from accelerate import PartialState
@@ -163,11 +168,14 @@ def open_run(name: str, *, patch: bool) -> Any:
     from vitkern.training.build import load_run
 
     run = load_run(Path(name), patch=patch)
+    if task not in (None, run.recipe.task):
+        fitting = "detect" if run.recipe.task == "detection" else "predict or embed"
+        raise Usage(f"{name} was trained for {run.recipe.task}: use vitkern {fitting}")
     run.model.to(PartialState().device)
     return run
 
 
-def image_files(run: Any, names: Sequence[str], max_pixels: int | None) -> Any:
+def image_files(run: Run, names: Sequence[str], max_pixels: int | None) -> Any:
     """The images that files and folders name, as the run's model takes them.
 
     Raises:
@@ -194,19 +202,21 @@ def image_files(run: Any, names: Sequence[str], max_pixels: int | None) -> Any:
     return data
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+_COLUMNS = {
+    "classification": (("accuracy", "accuracy", "{:.2%}"), ("weighted F1", "f1", "{:.4f}"),
+                       ("AUC", "auc", "{:.4f}")),
+    "detection": (("objects", "objects", "{}"), ("mAP", "map", "{:.4f}"),
+                  ("mAP at 0.5", "map_50", "{:.4f}"), ("mAP at 0.75", "map_75", "{:.4f}")),
+}  # fmt: skip
+
+
+def table(task: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Metrics of splits for people."""
     from rich.table import Table
 
-    result = Table("split", "images", "loss", "accuracy", "weighted F1", "AUC")
+    columns = (("images", "images", "{}"), ("loss", "loss", "{:.4f}"), *_COLUMNS[task])
+    result = Table("split", *(title for title, _, _ in columns))
     for name, row in rows.items():
-        auc = "-" if row["auc"] is None else f"{row['auc']:.4f}"
-        result.add_row(
-            name,
-            str(row["images"]),
-            f"{row['loss']:.4f}",
-            f"{row['accuracy']:.2%}",
-            f"{row['f1']:.4f}",
-            auc,
-        )
+        shown = ["-" if row[key] is None else form.format(row[key]) for _, key, form in columns]
+        result.add_row(name, *shown)
     return result

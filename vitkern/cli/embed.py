@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     path = target("--out", arguments.out)
     assert path is not None
     with _training.user_errors():
-        trained = _training.open_run(arguments.folder, patch=not arguments.no_patch)
+        trained = _training.open_run(
+            arguments.folder, patch=not arguments.no_patch, task="classification"
+        )
         data = _training.image_files(trained, arguments.images, arguments.max_pixels)
         features, _ = outputs_of(
             _features(trained.model),

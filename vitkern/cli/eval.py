@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitkern.training.build import Run
 
 HELP = "metrics of a trained model on a split or a folder"
 
@@ -30,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_picture(arguments.confusion)
     picture = target("--confusion", arguments.confusion)
     with _training.user_errors():
-        trained = _training.open_run(arguments.folder, patch=not arguments.no_patch)
+        needed = "classification" if arguments.data or picture else None
+        trained = _training.open_run(arguments.folder, patch=not arguments.no_patch, task=needed)
         if arguments.data is None:
             name, split = arguments.split, _split(trained, arguments.split)
         else:
@@ -45,28 +50,36 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"run": arguments.folder, "data": name, "classes": trained.classes, **found})
         return 0
     out = console()
-    out.print(_training.table({name: found}))
-    for label, sensitivity, specificity in zip(
-        trained.classes, found["sensitivity"], found["specificity"], strict=True
-    ):
-        shown = ["-" if v is None else f"{v:.2%}" for v in (sensitivity, specificity)]
-        out.print(f"{label}: sensitivity {shown[0]}, specificity {shown[1]}", markup=False)
+    out.print(_training.table(trained.recipe.task, {name: found}))
+    for label, line in zip(trained.classes, _by_class(trained.recipe.task, found), strict=True):
+        out.print(f"{label}: {line}", markup=False)
     return 0
 
 
-def _split(trained: object, name: str) -> object:
-    from vitkern.training.build import Run, load_data
+def _by_class(task: str, found: dict[str, Any]) -> list[str]:
+    """A line for each class."""
 
-    assert isinstance(trained, Run)
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2%}"
+
+    if task == "detection":
+        return [f"average precision {shown(value)}" for value in found["map_by_class"]]
+    return [
+        f"sensitivity {shown(sensitivity)}, specificity {shown(specificity)}"
+        for sensitivity, specificity in zip(found["sensitivity"], found["specificity"], strict=True)
+    ]
+
+
+def _split(trained: Run, name: str) -> Any:
+    from vitkern.training.build import load_data
+
     return load_data(trained.recipe)[name]
 
 
-def _folder(trained: object, path: str) -> object:
+def _folder(trained: Run, path: str) -> Any:
     from vitkern.cli._training import say
     from vitkern.data.folder import image_folder
-    from vitkern.training.build import Run
 
-    assert isinstance(trained, Run)
     mode, transform = trained.files()
     data, _ = image_folder(Path(path), transform, classes=trained.classes, mode=mode)
     for file, reason in data.skipped:

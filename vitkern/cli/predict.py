@@ -28,7 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vitkern.training.evaluation import outputs_of
 
     with _training.user_errors():
-        trained = _training.open_run(arguments.folder, patch=not arguments.no_patch)
+        trained = _training.open_run(
+            arguments.folder, patch=not arguments.no_patch, task="classification"
+        )
         data = _training.image_files(trained, arguments.images, arguments.max_pixels)
         logits, _ = outputs_of(
             trained.model,

@@ -59,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     out = console()
     out.print(f"{folder}: {summary['steps']} steps, {summary['epochs']} epochs", soft_wrap=True)
-    out.print(_training.table({"validation": summary["valid"], "test": summary["test"]}))
+    out.print(
+        _training.table(recipe.task, {"validation": summary["valid"], "test": summary["test"]})
+    )
     return 0
 
 

@@ -14,9 +14,11 @@ from torchvision.transforms import v2
 
 from vitkern.data import builtin
 from vitkern.data.arrays import Splits
+from vitkern.data.detection import detection_file
 from vitkern.data.folder import folder
 from vitkern.data.images import MAX_PIXELS
 from vitkern.data.medical_sources import medical_folder, medical_patches
+from vitkern.data.scenes import digits_on_photographs
 from vitkern.data.transforms import MEAN, STD, imagenet_train, imagenet_valid
 
 __all__ = ["SOURCES", "Source", "options_of"]
@@ -30,10 +32,12 @@ class Source:
         load: options -> its splits.
         files: the same options -> mode ("RGB" or "L") and transform of a PIL image, with which
             other image files become what the model was trained on.
+        task: what there is to learn: "classification" or "detection".
     """
 
     load: Callable[..., Splits]
     files: Callable[..., tuple[str, Callable[[Any], torch.Tensor]]]
+    task: str = "classification"
 
 
 def options_of(name: str) -> list[str]:
@@ -82,6 +86,10 @@ def _photograph_files(size: int = 32, **_: Any) -> tuple[str, Callable[[Any], to
     return "RGB", imagenet_valid(size, crop=1.0)
 
 
+def _scene_files(size: int = 96, **_: Any) -> tuple[str, Callable[[Any], torch.Tensor]]:
+    return "RGB", detection_file(size)
+
+
 def _grey_files(
     size: int = 16, channels: int = 1, **_: Any
 ) -> tuple[str, Callable[[Any], torch.Tensor]]:
@@ -110,6 +118,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "digits": Source(builtin.digits, _digit_files),
         "digits-parity": Source(builtin.digits_parity, _digit_files),
+        "digits-on-photographs": Source(digits_on_photographs, _scene_files, "detection"),
         "photographs": Source(builtin.photographs, _photograph_files),
         "folder": Source(_folder, _folder_files),
         "medical": Source(medical_folder, partial(_grey_files, size=512)),

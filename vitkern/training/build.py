@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from vitkern.data.arrays import Splits
 from vitkern.data.checks import labels_of
 from vitkern.data.sources import SOURCES
 from vitkern.data.transforms import batch_mix
-from vitkern.models import create_model, list_models
+from vitkern.models import DETR, HungarianMatcher, SetCriterion, create_model, list_models
 from vitkern.training.checkpoint import read_state
+from vitkern.training.classification import Classification
+from vitkern.training.detection import Detection
 from vitkern.training.distillation import DistillationLoss
 from vitkern.training.losses import CrossEntropy, balanced_weights
 from vitkern.training.recipe import Recipe
+from vitkern.training.task import Task
 from vitkern.training.trainer import Trainer
 from vitkern.training.transfer import freeze_backbone, load_pretrained
 
-__all__ = ["Run", "build_model", "build_trainer", "load_data", "load_run"]
+__all__ = ["Run", "build_model", "build_task", "build_trainer", "load_data", "load_run"]
 
 
 def load_data(recipe: Recipe) -> Splits:
@@ -81,8 +84,52 @@ def build_trainer(
         TypeError: an argument of a wrong type.
         ValueError: parts that do not fit together, or as :class:`Trainer`.
     """
+    model = build_model(recipe, len(splits.classes), splits.channels)
+    make = _detection if recipe.task == "detection" else _classification
+    return Trainer(
+        model,
+        splits.train,
+        splits.valid,
+        config=recipe.train,
+        folder=folder,
+        task=make(recipe, splits, model, report),
+        extra={"recipe": recipe.to_dict(), "classes": splits.classes, "channels": splits.channels},
+        report=report,
+        progress=progress,
+    )
+
+
+def build_task(recipe: Recipe, classes: Sequence[str]) -> Task:
+    """What measures a model that a recipe trained, without what is for its training only."""
+    if recipe.task == "detection":
+        options = dict(recipe.detection or {})
+        costs = {n: options.pop(n) for n in list(options) if n.startswith("cost_")}
+        return Detection(classes, SetCriterion(len(classes), HungarianMatcher(**costs), **options))
+    return Classification(classes)
+
+
+def _detection(
+    recipe: Recipe, splits: Splits, model: nn.Module, report: Callable[[str], None]
+) -> Task:
+    if not isinstance(model, DETR):
+        raise ValueError(
+            f"data {recipe.data['name']!r} have boxes, and need a detr_... of vitkern.models;"
+            f" model.name is {recipe.model['name']!r}"
+        )
+    most = max(len(one["labels"]) for one in splits.train.targets)
+    if model.num_queries < most:
+        raise ValueError(
+            f"model.arguments.num_queries must be at least {most}, as there are images with so many"
+            f" objects; got {model.num_queries}"
+        )
+    _try(model, splits, "the model", _shape_of_detections)
+    return build_task(recipe, splits.classes)
+
+
+def _classification(
+    recipe: Recipe, splits: Splits, model: nn.Module, report: Callable[[str], None]
+) -> Task:
     classes = len(splits.classes)
-    model = build_model(recipe, classes, splits.channels)
     _try(model, splits, "the model")
     if recipe.transfer is not None:
         _transfer(model, recipe.transfer, report)
@@ -104,20 +151,7 @@ def build_trainer(
         if callable(switch := getattr(model, "set_distilled_training", None)):
             switch(True)  # timm's models with a distillation token give both logits then
         loss = DistillationLoss(teacher, loss, **options)
-    return Trainer(
-        model,
-        splits.train,
-        splits.valid,
-        config=recipe.train,
-        folder=folder,
-        num_classes=classes,
-        classes=splits.classes,
-        loss=loss,
-        mix=batch_mix(classes, **recipe.augment),
-        extra={"recipe": recipe.to_dict(), "classes": splits.classes, "channels": splits.channels},
-        report=report,
-        progress=progress,
-    )
+    return Classification(splits.classes, loss, batch_mix(classes, **recipe.augment))
 
 
 class Run:
@@ -128,12 +162,14 @@ class Run:
         recipe: the training's.
         classes: names of its logits.
         valid: the validation of the best epoch.
+        task: what it was trained for, to measure it with.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, state: dict[str, Any]) -> None:
         self.model, self.recipe = model, recipe
         self.classes: list[str] = state["extra"]["classes"]
         self.valid: dict[str, Any] = state["valid"]
+        self.task = build_task(recipe, self.classes)
 
     def files(self) -> tuple[str, Callable[[Any], torch.Tensor]]:
         """Mode and transform of image files, as the training's images were."""
@@ -178,7 +214,12 @@ def _transfer(model: nn.Module, section: dict[str, Any], report: Callable[[str],
     report(f"{share:.2%} of the parameters learn")
 
 
-def _try(model: nn.Module, splits: Splits, what: str) -> None:
+def _try(
+    model: nn.Module,
+    splits: Splits,
+    what: str,
+    shape_of: Callable[[Any], tuple[int, ...]] = lambda logits: tuple(logits.shape),
+) -> None:
     """One image through the model: sizes that do not fit are found before anything is trained."""
     if len(splits.valid) == 0:
         raise ValueError("the validation split has no images")
@@ -186,12 +227,17 @@ def _try(model: nn.Module, splits: Splits, what: str) -> None:
     mode = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(image[None])
+            outputs = model.eval()(image[None])
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"{what} does not take images {tuple(image.shape)}: {error}") from error
     finally:
         model.train(mode)
-    if logits.shape != (1, len(splits.classes)):
-        raise ValueError(
-            f"{what} must give {len(splits.classes)} logits an image, got {tuple(logits.shape[1:])}"
-        )
+    shape = shape_of(outputs)
+    if shape != (1, len(splits.classes)):
+        raise ValueError(f"{what} must give {len(splits.classes)} logits an image, got {shape[1:]}")
+
+
+def _shape_of_detections(detections: Any) -> tuple[int, ...]:
+    """As of a classifier: "no object" is no class, and queries do not matter."""
+    images, _, logits = detections["pred_logits"].shape
+    return images, logits - 1

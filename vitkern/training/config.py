@@ -10,8 +10,9 @@ from vitkern.training import _check
 
 __all__ = ["METRICS", "TrainConfig"]
 
-METRICS = ("accuracy", "f1", "auc", "loss")
-"""What the best checkpoint, the plateau schedule and early stopping can go by."""
+METRICS = ("accuracy", "f1", "auc", "map", "map_50", "map_75", "loss")
+"""What the best checkpoint, the plateau schedule and early stopping can go by: the first three of
+classifiers, the next three of detectors."""
 
 _FREE = ("workers", "keep", "checkpoint_every")
 """Settings that do not change a weight: a run may be resumed with others."""
@@ -41,7 +42,7 @@ class TrainConfig:
             1 for all alike (as in BEiT, arXiv 2106.08254).
         lr_groups: highest rates of the embeddings and the lower half of the blocks, of the upper
             half, and of the head, in place of ``lr`` and ``layer_decay``; None for these.
-        label_smoothing: arXiv 1512.00567.
+        label_smoothing: of classifiers, arXiv 1512.00567.
         clip: the largest norm of all gradients together; 0 for no limit.
         ema: decay of the moving average of the weights, which is then what is validated and kept
             as the best; 0 for none. It starts lower: (1 + step) / (10 + step).

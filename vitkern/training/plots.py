@@ -1,4 +1,4 @@
-"""Pictures of a run: curves and a confusion matrix."""
+"""Pictures of a run: curves, a confusion matrix, bars."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import numpy as np
 
 from vitkern.training import files
 
-__all__ = ["plot_confusion", "plot_history"]
+__all__ = ["plot_classes", "plot_confusion", "plot_history"]
 
 
-def plot_history(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss, accuracy and learning rate over optimizer steps, as a PNG.
+def plot_history(
+    entries: Sequence[dict[str, Any]],
+    path: Path,
+    metrics: Sequence[str] = ("accuracy", "f1", "auc"),
+) -> None:
+    """Loss, metrics and learning rate over optimizer steps, as a PNG.
 
     Args:
         entries: lines of a history.
+        metrics: of the validation, which are drawn.
         path: the picture.
 
     Raises:
@@ -29,17 +34,17 @@ def plot_history(entries: Sequence[dict[str, Any]], path: Path) -> None:
     steps = [one for one in entries if one["kind"] == "step"]
     epochs = [one for one in entries if one["kind"] == "epoch" and one.get("valid")]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
+    loss, metric, rate = figure.subplots(1, 3)
     loss.plot([s["step"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training")
     if epochs:
         at = [one["step"] for one in epochs]
         loss.plot(at, [one["valid"]["loss"] for one in epochs], "o-", ms=3, label="validation")
-        for name in ("accuracy", "f1", "auc"):
-            accuracy.plot(at, [one["valid"][name] for one in epochs], "o-", ms=3, label=name)
-        accuracy.legend()
+        for name in metrics:
+            metric.plot(at, [one["valid"][name] for one in epochs], "o-", ms=3, label=name)
+        metric.legend()
     loss.legend()
     rate.plot([s["step"] for s in steps], [s["lr"] for s in steps])
-    for axes, title in ((loss, "loss"), (accuracy, "validation"), (rate, "learning rate")):
+    for axes, title in ((loss, "loss"), (metric, "validation"), (rate, "learning rate")):
         axes.set(title=title, xlabel="optimizer step")
         axes.grid(alpha=0.3)
     _write(figure, path)
@@ -73,6 +78,30 @@ def plot_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], path
         axes.set_xticks(range(len(counts)), classes, rotation=90)
         axes.set_yticks(range(len(counts)), classes)
     axes.set(xlabel="predicted", ylabel="true")
+    _write(figure, path)
+
+
+def plot_classes(
+    values: Sequence[float | None], classes: Sequence[str], title: str, path: Path
+) -> None:
+    """A bar for each class, as a PNG.
+
+    Args:
+        values: from 0 to 1; no bar where None.
+        classes: names, as many.
+        title: what the values are.
+        path: the picture.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(3 + 0.3 * len(classes), 5), 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(classes)), [value or 0.0 for value in values])
+    axes.set_xticks(range(len(classes)), classes, rotation=0 if len(classes) <= 12 else 90)
+    axes.set(title=title, ylim=(0, 1))
     _write(figure, path)
 
 

@@ -17,6 +17,15 @@ _DISTILL = {"teacher": None, "temperature": 3.0, "alpha": 0.5, "hard": False, "i
 _TRANSFER = {"weights": None, "freeze": 0.0}
 _AUGMENT = {"mixup": 0.0, "cutmix": 0.0}
 _DEEPEST, _MOST = 20, 10_000
+_DETECTION = {
+    "weight_class": 1.0,
+    "weight_bbox": 5.0,
+    "weight_giou": 2.0,
+    "no_object_weight": 0.1,
+    "cost_class": 1.0,
+    "cost_bbox": 5.0,
+    "cost_giou": 2.0,
+}
 _MODEL: dict[str, Any] = {"name": None, "arguments": {}}
 
 
@@ -35,6 +44,10 @@ class Recipe:
         distill: "teacher", a run's folder, "temperature", "alpha", "hard" labels, and "init":
             begin with the teacher's weights.
         class_weights: "balanced" or "none".
+        detection: weights of :class:`~vitkern.models.SetCriterion`'s losses and of
+            :class:`~vitkern.models.HungarianMatcher`'s costs, for data with boxes; their defaults
+            where left out. Such data take no ``augment``, ``transfer``, ``distill`` and
+            ``class_weights``.
     """
 
     model: dict[str, Any]
@@ -44,6 +57,12 @@ class Recipe:
     transfer: dict[str, Any] | None = None
     distill: dict[str, Any] | None = None
     class_weights: str = "none"
+    detection: dict[str, Any] | None = None
+
+    @property
+    def task(self) -> str:
+        """ "classification" or "detection", as the data set says."""
+        return SOURCES[self.data["name"]].task
 
     @classmethod
     def from_dict(cls, values: Any) -> Recipe:
@@ -66,7 +85,7 @@ class Recipe:
         _check.choice("class_weights", weights, ("none", "balanced"))
         train = values.get("train") or {}
         _mapping("train", train)
-        return cls(
+        recipe = cls(
             model,
             _data(values["data"]),
             TrainConfig.from_dict(train),
@@ -74,7 +93,10 @@ class Recipe:
             _transfer(values.get("transfer")),
             _distill(values.get("distill")),
             weights,
+            _detection(values.get("detection")),
         )
+        _check_task(recipe)
+        return recipe
 
     @classmethod
     def from_yaml(cls, path: Path, overrides: Mapping[str, Any]) -> Recipe:
@@ -159,6 +181,32 @@ def _distill(values: Any) -> dict[str, Any] | None:
     _check.flag("distill.hard", section["hard"])
     _check.flag("distill.init", section["init"])
     return section
+
+
+def _detection(values: Any) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    section = _section("detection", values, _DETECTION)
+    for name, value in section.items():
+        _check.number(f"detection.{name}", value, 0)
+    return section
+
+
+def _check_task(recipe: Recipe) -> None:
+    """Sections are for the task that the data set is of."""
+    given = {
+        "augment": any(recipe.augment.values()),
+        "transfer": recipe.transfer is not None,
+        "distill": recipe.distill is not None,
+        "class_weights": recipe.class_weights != "none",
+    }
+    if recipe.task == "classification":
+        given = {"detection": recipe.detection is not None}
+    wrong = [name for name, there in given.items() if there]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}: not for {recipe.task}, which data {recipe.data['name']!r} are of"
+        )
 
 
 def _section(name: str, values: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

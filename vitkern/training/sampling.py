@@ -12,7 +12,7 @@ import hashlib
 import math
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,14 @@ def share(batch: Sequence[int], rank: int, processes: int) -> list[int]:
 
 
 def loader(
-    data: Any, seed: int, epoch: int, parts: Sequence[Sequence[int]], workers: int
+    data: Any,
+    seed: int,
+    epoch: int,
+    parts: Sequence[Sequence[int]],
+    workers: int,
+    collate: Callable[[Any], Any] | None = None,
 ) -> Iterator[Any]:
-    """Collated batches of these images, in this order.
+    """Collated batches of these images, in this order; ``collate`` is PyTorch's own if None.
 
     A part without images gives the first image of all, since a process in a group may not sit out
     a step; the caller gives it no weight.
@@ -94,6 +99,7 @@ def loader(
             Seeded(data, seed),
             batch_sampler=keys,
             num_workers=workers,
+            collate_fn=collate,
             generator=torch.Generator().manual_seed(0),  # else it draws from the global one
         )
     )

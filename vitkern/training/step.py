@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +16,9 @@ from vitkern.training.checkpoint import write_state
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import autocast
 from vitkern.training.sampling import seed_all
+from vitkern.training.task import Task
 
-__all__ = ["Mix", "NonFiniteLoss", "Stepper"]
-
-Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""MixUp and its like: a batch of images and labels to images and targets, labels or soft."""
+__all__ = ["NonFiniteLoss", "StepResult", "Stepper"]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -34,6 +32,15 @@ class NonFiniteLoss(RuntimeError):
         self.path = path
 
 
+class StepResult(NamedTuple):
+    """What a step came to: the mean loss of all images of all processes, the norm of the gradients,
+    and the other losses by name, in the mean too."""
+
+    loss: float
+    gradient_norm: float
+    parts: dict[str, float]
+
+
 class Stepper:
     """Does optimizer steps.
 
@@ -41,10 +48,8 @@ class Stepper:
         accelerator: of this process.
         model: prepared by it.
         optimizer: prepared by it.
-        loss: (outputs, targets, images) -> (B,).
-        mix: MixUp and its like, or None.
+        task: batches and losses.
         config: clipping, precision, seed.
-        num_classes: labels are below this.
         folder: where the batches of a step that fails are saved.
     """
 
@@ -53,25 +58,19 @@ class Stepper:
         accelerator: Accelerator,
         model: nn.Module,
         optimizer: Any,
-        loss: nn.Module,
-        mix: Mix | None,
+        task: Task,
         config: TrainConfig,
-        num_classes: int,
         folder: Path,
     ) -> None:
         self._accelerator = accelerator
         self._model = model
         self._optimizer = optimizer
-        self._loss = loss
-        self._mix = mix
+        self._task = task
         self._config = config
-        self._classes = num_classes
         self._folder = folder
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def __call__(
-        self, step: int, window: Sequence[tuple[Any, list[int], int]]
-    ) -> tuple[float, float]:
+    def __call__(self, step: int, window: Sequence[tuple[Any, list[int], int]]) -> StepResult:
         """The step.
 
         Args:
@@ -79,11 +78,8 @@ class Stepper:
             window: for each batch what the loader gave, this process's images in it (none, and
                 then the loader gave one for form's sake), and the images of all processes.
 
-        Returns:
-            The mean loss of all images of all processes, and the norm of the gradients.
-
         Raises:
-            ValueError: a label out of range.
+            ValueError: wrong targets.
             NonFiniteLoss: before anything was updated.
         """
         accelerator, total = self._accelerator, sum(count for _, _, count in window)
@@ -91,24 +87,25 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=accelerator.device)
         seen = []
+        named: dict[str, torch.Tensor] = {}
         for place, (batch, mine, _) in enumerate(window):
-            self._check_labels(batch[1])
-            images = batch[0].to(accelerator.device)
-            targets = batch[1].to(accelerator.device)
             seed_all(self._config.seed, 3, step, place, accelerator.process_index)
-            if self._mix is not None:
-                images, targets = self._mix(images, targets)
-            seen.append({"images": images, "targets": targets})
+            inputs, targets = self._task.prepare(batch, accelerator.device)
+            names = self._task.inputs
+            seen.append({**dict(zip(names, inputs, strict=True)), "targets": targets})
+            share = len(mine) / total
             last = place == len(window) - 1
             # Gradients are exchanged once a step, with its last batch.
             with nullcontext() if last else accelerator.no_sync(self._model):
                 with autocast(accelerator.device, self._config.precision):
-                    outputs = self._model(images)
-                losses = self._loss(outputs, targets, images)
-                part = losses.sum() * ((1 if mine else 0) / total)
+                    outputs = self._model(*inputs)
+                losses = self._task.losses(outputs, targets, inputs[0])
+                part = losses.pop("loss").sum() * ((1 if mine else 0) / total)
                 # DDP takes the mean over processes; wanted is the sum of their shares.
                 accelerator.backward(part * accelerator.num_processes)
             loss += part.detach()
+            for name, value in losses.items():
+                named[name] = named.get(name, 0) + value.detach() * share
         mean = float(accelerator.reduce(loss, "sum"))
         if not math.isfinite(mean):
             self._stop(step, f"the loss is {mean}", seen)
@@ -117,17 +114,8 @@ class Stepper:
         if not math.isfinite(norm):
             self._stop(step, f"the loss is {mean:.4g}, but the norm of the gradients {norm}", seen)
         self._optimizer.step()
-        return mean, norm
-
-    def _check_labels(self, labels: torch.Tensor) -> None:
-        if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.ndim != 1:
-            raise ValueError("the training data must give an int label with each image")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self._classes:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f"labels of the training split must be 0 to {self._classes - 1}, got {wrong}"
-            )
+        parts = {name: float(accelerator.reduce(one, "sum")) for name, one in named.items()}
+        return StepResult(mean, norm, parts)
 
     def _stop(self, step: int, why: str, seen: list[dict[str, torch.Tensor]]) -> None:
         rank = self._accelerator.process_index

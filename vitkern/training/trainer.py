@@ -1,4 +1,4 @@
-"""The trainer of classifiers: epochs, validation, checkpoints, exact resuming."""
+"""The trainer: epochs, validation, checkpoints, exact resuming."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from torch import nn
 from vitkern.patching import PatchReport, patch
 from vitkern.training import files, sampling
 from vitkern.training.checkpoint import CheckpointError, CheckpointStore, check_fits, write_state
+from vitkern.training.classification import Classification, Mix
 from vitkern.training.config import TrainConfig
-from vitkern.training.evaluation import evaluate
-from vitkern.training.fitness import check_arguments, checkpoint_blocks
+from vitkern.training.fitness import check_fitness, check_types, checkpoint_blocks
 from vitkern.training.history import History
 from vitkern.training.losses import CrossEntropy
 from vitkern.training.parameters import parameter_groups
-from vitkern.training.plots import plot_confusion, plot_history
+from vitkern.training.plots import plot_history
 from vitkern.training.progress import Progress
 from vitkern.training.result import Standing, TrainResult
 from vitkern.training.schedule import Schedule
-from vitkern.training.step import Mix, Stepper
+from vitkern.training.step import Stepper
+from vitkern.training.task import Task
 
 __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Trains a classifier, in place.
+    """Trains a model, in place.
 
     A run is a function of the model's weights, the data and the configuration. Killed at any moment
     and resumed, it gives the weights, bit for bit on a CPU, that it would have given undisturbed.
@@ -41,26 +42,28 @@ class Trainer:
     Global random generators of Python, NumPy and PyTorch are seeded at every step.
 
     Args:
-        model: (B, C, H, W) -> (B, num_classes).
-        train: a data set of (image, int label) pairs. Its random transforms may use Python's,
-            NumPy's or PyTorch's global generator. Labels in an attribute ``targets`` are checked
-            before the training.
+        model: what the task trains; a classifier is (B, C, H, W) -> (B, classes).
+        train: a data set of (image, target) pairs. Its random transforms may use Python's, NumPy's
+            or PyTorch's global generator. Targets in an attribute ``targets`` are checked before
+            the training.
         valid: the same, to validate on after each epoch; None for no validation, and then no best
             checkpoint.
         config: the settings.
         folder: of the run; made where it is missing.
-        num_classes: the model's logits.
+        num_classes: a classifier's logits; None with a ``task``.
         classes: their names, for pictures.
-        loss: a module (outputs, targets, images) -> (B,); cross entropy if None.
-        mix: MixUp and its like: (images, labels) -> (images, targets), or None. Within a process's
-            part of a batch.
+        loss: of a classifier, a module (outputs, targets, images) -> (B,); cross entropy if None.
+        mix: of a classifier, MixUp and its like: (images, labels) -> (images, targets), or None.
+            Within a process's part of a batch.
+        task: what else than classes the model is trained for, such as :class:`Detection`.
         extra: plain data that is kept with the checkpoints, such as how to build the model.
         progress: draw a bar, where the error stream is a terminal.
         report: is told of damaged checkpoints, full disks and the like; a log if None.
 
     Raises:
-        TypeError: an argument of a wrong type.
-        ValueError: ``valid`` is ``train``, an empty split, or labels that are no labels.
+        TypeError: an argument of a wrong type, or not one of ``num_classes`` and ``task``.
+        ValueError: ``valid`` is ``train``, an empty split, wrong targets, or settings that are not
+            for the task.
     """
 
     def __init__(
@@ -71,21 +74,27 @@ class Trainer:
         *,
         config: TrainConfig,
         folder: str | Path,
-        num_classes: int,
+        num_classes: int | None = None,
         classes: Sequence[str] | None = None,
         loss: nn.Module | None = None,
         mix: Mix | None = None,
+        task: Task | None = None,
         extra: Mapping[str, Any] | None = None,
         progress: bool = True,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        check_arguments(model, train, valid, config, num_classes)
+        check_types(model, config)
+        if (task is None) == (num_classes is None):
+            raise TypeError("Trainer needs either num_classes or a task")
+        if task is None:
+            names = classes or [str(label) for label in range(num_classes or 0)]
+            task = Classification(names, loss or CrossEntropy(config.label_smoothing), mix)
+        check_fitness(train, valid, config, task)
         self.config = config
         self.folder = Path(folder)
         self.model = model
         self._train, self._valid = train, valid
-        self._num_classes = num_classes
-        self._classes = list(classes or map(str, range(num_classes)))
+        self._task = task
         self._extra = dict(extra or {})
         self._tell = report or logging.getLogger("vitkern.training").warning
         self._draw = progress
@@ -101,16 +110,9 @@ class Trainer:
         )
         self._schedule = Schedule(optimizer, config, self._per_epoch * config.epochs)
         self._prepared, self._optimizer = self.accelerator.prepare(model, optimizer)
-        loss = CrossEntropy(config.label_smoothing) if loss is None else loss
+        task.loss.to(self.accelerator.device)
         self._stepper = Stepper(
-            self.accelerator,
-            self._prepared,
-            self._optimizer,
-            loss.to(self.accelerator.device),
-            mix,
-            config,
-            num_classes,
-            self.folder,
+            self.accelerator, self._prepared, self._optimizer, task, config, self.folder
         )
         self._store = CheckpointStore(self.folder, config.keep)
         self._at = Standing()
@@ -192,7 +194,12 @@ class Trainer:
             [sampling.share(batch, rank, processes) for batch in step] for step in steps[done:]
         ]
         loaded = sampling.loader(
-            self._train, config.seed, epoch, [p for step in parts for p in step], config.workers
+            self._train,
+            config.seed,
+            epoch,
+            [p for step in parts for p in step],
+            config.workers,
+            self._task.collate,
         )
         with self._bar(epoch, done) as bar:
             for step, mine in zip(steps[done:], parts, strict=True):
@@ -213,7 +220,7 @@ class Trainer:
 
     def _step(self, epoch: int, window: list[Any]) -> float:
         lr = self._schedule.set(self._at.step)
-        loss, norm = self._stepper(self._at.step, window)
+        loss, norm, parts = self._stepper(self._at.step, window)
         self._at.step += 1
         self._at.loss_sum += loss
         self._at.loss_steps += 1
@@ -227,6 +234,7 @@ class Trainer:
                 "loss": loss,
                 "lr": lr,
                 "gradient_norm": norm,
+                **parts,
             }
         )
         return loss
@@ -240,7 +248,7 @@ class Trainer:
     def _end_epoch(self, epoch: int, seconds: float) -> None:
         at, valid = self._at, None
         if self._valid is not None:
-            valid = evaluate(
+            valid = self._task.evaluate(
                 self.validated,
                 self._valid,
                 batch_size=max(self.config.batch_size // self.accelerator.num_processes, 1),
@@ -272,7 +280,10 @@ class Trainer:
         at, monitor = self._at, self.config.monitor
         value, before = valid[monitor], at.best.get(monitor)
         if value is None:
-            raise ValueError(f"monitor={monitor!r} is undefined: the validation has one class only")
+            raise ValueError(
+                f"monitor={monitor!r} is undefined on the validation split: it has one class only,"
+                " or nothing of any"
+            )
         sign = -1 if monitor == "loss" else 1
         if before is None or sign * value > sign * before:
             at.best, at.best_epoch, at.since_best = valid, epoch, 0
@@ -325,7 +336,7 @@ class Trainer:
         return {
             **self.config.binding(),
             "images": len(self._train),
-            "num_classes": self._num_classes,
+            "num_classes": len(self._task.classes),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -353,10 +364,10 @@ class Trainer:
             return
         self._drawn = time.monotonic()
         try:
-            plot_history(self._history.entries, self.folder / "curves.png")
+            metrics = self._task.metrics
+            plot_history(self._history.entries, self.folder / "curves.png", metrics)
             if self._at.best:
-                confusion = self._at.best["confusion"]
-                plot_confusion(confusion, self._classes, self.folder / "confusion.png")
+                self._task.draw(self._at.best, self.folder)
         except OSError as error:
             self._tell(f"pictures cannot be written: {error}")
 

@@ -93,6 +93,18 @@ def test_frozen_norms_stay_and_the_stem_is_frozen_on_demand():
         assert (parameter.grad is not None) == trained, name
 
 
+def test_arguments_of_the_backbone_reach_timm():
+    """The map is that of the stage that is asked for, with its channels and its reduction."""
+    whole = TimmBackbone("resnet18")
+    short = TimmBackbone("resnet18", arguments={"out_indices": (2,), "channels": (8, 16, 24, 32)})
+    assert (whole.num_features, whole.reduction) == (512, 32)
+    assert (short.num_features, short.reduction) == (16, 8)
+    assert short(torch.randn(1, 3, 64, 48)).shape == (1, 16, 8, 6)
+    made = small(backbone="resnet18", backbone_arguments={"out_indices": (1,)})
+    assert made.backbone.reduction == 4
+    assert made(torch.randn(1, 3, 32, 32))["pred_boxes"].shape == (1, 6, 4)
+
+
 def test_batch_norms_can_be_kept_and_norms_with_activations_keep_them():
     kept = TimmBackbone("test_resnet", frozen_batch_norm=False)
     assert any(isinstance(m, nn.BatchNorm2d) for m in kept.modules())
@@ -269,6 +281,8 @@ def test_compiles_without_a_graph_break():
     ("arguments", "error", "message"),
     [
         ({"backbone": "resnet_fifty"}, ValueError, "name of a timm model, got 'resnet_fifty'"),
+        ({"backbone_arguments": {"depth": 3}}, ValueError, "does not with {'depth': 3}"),
+        ({"backbone_arguments": {"out_indices": (9,)}}, ValueError, "out_indices"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1"),
         ({"num_queries": 0}, ValueError, "num_queries must be at least 1"),
         ({"embed_dim": 10}, ValueError, "embed_dim must be a multiple of 4, got 10"),

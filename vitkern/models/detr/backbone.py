@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class TimmBackbone(nn.Module):
         pretrained: load timm's weights (from the hub, or its local cache).
         frozen_batch_norm: batch norms keep their statistics and their affine parameters, which
             become buffers, whatever the mode: DETR's batches are too small to estimate them.
+        arguments: further ones of the timm model, such as ``{"out_indices": (2,)}``, of a ResNet
+            for the map of its second stage, or its widths.
         freeze_stem: no gradients for what comes before the second stage of a ResNet, as DETR is
             trained; None does so where the weights are pretrained.
 
@@ -32,7 +35,8 @@ class TimmBackbone(nn.Module):
     Raises:
         ImportError: timm is not installed.
         TypeError: ``in_chans`` is not an int.
-        ValueError: timm has no such model, or it gives no feature maps.
+        ValueError: timm has no such model, it gives no feature maps, or it does not take the
+            arguments.
     """
 
     def __init__(
@@ -43,18 +47,19 @@ class TimmBackbone(nn.Module):
         pretrained: bool = False,
         frozen_batch_norm: bool = True,
         freeze_stem: bool | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check.integer("in_chans", in_chans, minimum=1)
         self.in_chans = in_chans
-        self.body = _features_of(name, in_chans, pretrained)
+        self.body = _features_of(name, in_chans, pretrained, arguments or {})
         if frozen_batch_norm:
             from timm.layers import freeze_batch_norm_2d
 
             self.body = freeze_batch_norm_2d(self.body)
-        last = self.body.feature_info[-1]
-        self.num_features: int = last["num_chs"]
-        self.reduction: int = last["reduction"]
+        # Of the maps that are asked for: the list itself has all that the model could give.
+        self.num_features: int = self.body.feature_info.channels()[-1]
+        self.reduction: int = self.body.feature_info.reduction()[-1]
         self._channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         if pretrained if freeze_stem is None else freeze_stem:
             for key, parameter in self.body.named_parameters():
@@ -73,7 +78,7 @@ class TimmBackbone(nn.Module):
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
 
-def _features_of(name: str, in_chans: int, pretrained: bool) -> Any:
+def _features_of(name: str, in_chans: int, pretrained: bool, arguments: Mapping[str, Any]) -> Any:
     """timm's feature extractor of a name.
 
     Raises:
@@ -88,8 +93,18 @@ def _features_of(name: str, in_chans: int, pretrained: bool) -> Any:
     if not timm.is_model(name):
         raise ValueError(f"backbone must be the name of a timm model, got {name!r}")
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_chans)
-    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        return timm.create_model(
+            name, pretrained=pretrained, features_only=True, in_chans=in_chans, **arguments
+        )
+    except (
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:
         raise ValueError(
-            f"backbone must be a timm model that gives feature maps, {name!r} does not: {error}"
+            f"backbone must be a timm model that gives feature maps, {name!r} does not"
+            f"{f' with {dict(arguments)}' if arguments else ''}: {error}"
         ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,7 @@ class DETR(nn.Module):
         aux_loss: return the predictions of every decoder layer, for a loss on each.
         pretrained_backbone: load timm's weights of the backbone.
         frozen_batch_norm, freeze_stem: as :class:`TimmBackbone`.
+        backbone_arguments: further ones of the backbone, as its ``arguments``.
 
     Raises:
         ImportError: timm is not installed.
@@ -79,6 +81,7 @@ class DETR(nn.Module):
         pretrained_backbone: bool = False,
         frozen_batch_norm: bool = True,
         freeze_stem: bool | None = None,
+        backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check.integer("num_classes", num_classes, minimum=1)
@@ -103,6 +106,7 @@ class DETR(nn.Module):
             pretrained=pretrained_backbone,
             frozen_batch_norm=frozen_batch_norm,
             freeze_stem=freeze_stem,
+            arguments=backbone_arguments,
         )
         self.input_proj = nn.Conv2d(self.backbone.num_features, embed_dim, kernel_size=1)
         self.query_embed = nn.Embedding(num_queries, embed_dim)
