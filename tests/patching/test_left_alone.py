@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torchvision.models.vision_transformer import MLPBlock
@@ -125,3 +126,36 @@ def test_a_bias_that_broadcasts_is_left_to_pytorch() -> None:
     for bias in (torch.randn(1), torch.randn(()), torch.randn(1, 8)):
         assert products.linear("cpu", x, weight, bias) is NotImplemented
     assert products.linear("cpu", x, weight, torch.randn(8)) is not NotImplemented
+
+
+def _swin_v2_block(**changes: nn.Module) -> nn.Module:
+    block = SwinTransformerV2Block(32, (8, 8), 4, window_size=4, shift_size=2).eval()
+    for name, module in changes.items():
+        block.attn.add_module(name, module) if name == "softmax" else block.add_module(name, module)
+    return block
+
+
+class _Means(nn.Module):
+    """An MLP that mixes tokens, which timm gives it as (B, N, C)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    "changes, patched",
+    [
+        ({"norm1": nn.Identity()}, True),
+        ({"norm1": nn.LayerNorm(32, elementwise_affine=False)}, True),
+        ({"mlp": _Means()}, True),
+        ({"softmax": nn.Softmax(-2)}, False),
+        ({"softmax": nn.Identity()}, False),
+    ],
+)
+def test_changed_swin_v2_blocks(changes: dict[str, nn.Module], patched: bool) -> None:
+    block, x = _swin_v2_block(**changes), torch.randn(2, 8, 8, 32)
+    with torch.inference_mode():
+        wanted = block(x)
+        report = vitkern.patch(block, backend="eager")
+        assert ("" in {entry.name for entry in report.patched}) == patched
+        torch.testing.assert_close(block(x), wanted)

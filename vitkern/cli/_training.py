@@ -170,7 +170,10 @@ def open_run(name: str, *, patch: bool, task: str | None = None) -> Run:
     run = load_run(Path(name), patch=patch)
     if task not in (None, run.recipe.task):
         fitting = "detect" if run.recipe.task == "detection" else "predict or embed"
-        raise Usage(f"{name} was trained for {run.recipe.task}: use vitkern {fitting}")
+        raise Usage(
+            f"{name} was trained for {run.recipe.task}: use vitkern {fitting}, or vitkern eval"
+            " without other options than --split"
+        )
     run.model.to(PartialState().device)
     return run
 

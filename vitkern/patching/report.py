@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-NOTHING = "nothing to patch: no module of a kind that vitkern knows"
+NOTHING = (
+    "nothing to patch: no module of a kind that vitkern knows"
+    ' (torch.compile(model, backend="vitkern") takes any model)'
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitkern.ops.window_attention.reference import relative_positions
 from vitkern.patching import windows, windows_v2
@@ -28,11 +29,10 @@ def _buffer_reasons(block: Any, attn: Any) -> list[str]:
         return ["attn.relative_position_index is not that of Swin's relative positions"]
     if getattr(block, "dynamic_mask", False):
         return []
-    mask, dtype = block.attn_mask, block.norm1.weight.dtype
+    mask = block.attn_mask
+    dtype = torch.float32 if mask is None else mask.dtype
     wanted = block.get_attn_mask(device=index.device, dtype=dtype)
-    if (mask is None) != (wanted is None) or (
-        mask is not None and not torch.equal(mask.to(dtype), wanted)
-    ):
+    if (mask is None) != (wanted is None) or (mask is not None and not torch.equal(mask, wanted)):
         return ["attn_mask is not the mask of the block's shift"]
     return []
 
@@ -58,7 +58,15 @@ class CosineAttention(windows_v2.CosineAttention):
     parameters = ("logit_scale", "q_bias", "v_bias")
 
     def reasons(self, block: Any, attn: Any) -> list[str]:
-        return super().reasons(block, attn) or _buffer_reasons(block, attn)
+        reasons = super().reasons(block, attn)
+        if reasons:
+            return reasons
+        softmax = attn._modules.get("softmax")
+        if type(softmax) is not nn.Softmax or softmax.dim not in (-1, 3):
+            return [f"attn: softmax is {softmax!r}, not over keys"]
+        if attn.q_bias is not None and attn._modules["qkv"]._parameters["bias"] is not None:
+            return ["attn: qkv has a bias beside q_bias and v_bias"]
+        return _buffer_reasons(block, attn)
 
     def bias(self, attn: Any) -> torch.Tensor | None:
         if attn.q_bias is None:
@@ -86,6 +94,7 @@ ADAPTERS = (
         "timm.SwinTransformerV2Block",
         f"{_V2}:SwinTransformerV2Block",
         attention=CosineAttention(f"{_V2}:WindowAttention"),
+        tokens=True,
     ),
     windows.PatchMerging("timm.PatchMerging", "timm.models.swin_transformer:PatchMerging"),
     Unsupported(

@@ -67,14 +67,23 @@ class SwinBlockV2(Adapter):
     attention are called as they are, and may be patched themselves.
 
     The op has no dropout: training with attention dropout runs the original forward.
+
+    Args:
+        name: of the adapter.
+        classes: that it takes.
+        attention: what theirs is made of.
+        tokens: whether the MLP is given (B, N, C) tokens, not the map.
     """
 
     ops = ("linear", "window_attention")
     forms = False  # the original attention reads qkv's weight without calling it
 
-    def __init__(self, name: str, *classes: str, attention: CosineAttention) -> None:
+    def __init__(
+        self, name: str, *classes: str, attention: CosineAttention, tokens: bool = False
+    ) -> None:
         super().__init__(name, *classes)
         self.attention = attention
+        self.tokens = tokens
 
     def match(self, module: Any) -> Match:
         """A window attention that is as the library made it."""
@@ -106,7 +115,11 @@ class SwinBlockV2(Adapter):
         if x.shape[1] < window[0] or x.shape[2] < window[1]:
             return swap.original(module, x, why=f"the map is smaller than its window {window}")
         x = x + m["drop_path1"](m["norm1"](self.attend(module, x, swap.backend)))
-        return x + m["drop_path2"](m["norm2"](m["mlp"](x)))
+        size = x.shape[1:3]
+        if self.tokens:
+            x = x.flatten(1, 2)
+        x = x + m["drop_path2"](m["norm2"](m["mlp"](x)))
+        return x.unflatten(1, size) if self.tokens else x
 
     def attend(self, module: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
         """The attention of the block, with its projection."""

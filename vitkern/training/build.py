@@ -194,6 +194,10 @@ def load_run(folder: Path, *, patch: bool = True) -> Run:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run: it has no best.safetensors")
     state = read_state(path)
+    if "valid" not in state:
+        raise ValueError(
+            f"{path} is a checkpoint to go on from: give the run's folder, or its best.safetensors"
+        )
     if "recipe" not in state["extra"]:
         raise ValueError(f"{path} does not say how to build its model")
     recipe = Recipe.from_dict(state["extra"]["recipe"])

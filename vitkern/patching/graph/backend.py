@@ -36,8 +36,8 @@ def compile_graph(
         inputs: of the graph, fake.
         mode: as of ``torch.compile``, for Inductor.
         options: "rest": what compiles what is left: "inductor" (default), "aot_eager" or "eager".
-            "backend": that all ops run on (default: chosen automatically). All others are
-            Inductor's.
+            "backend": the only one that ops run on (default: chosen automatically); what it
+            refuses is left to the rest, and reported. All others are Inductor's.
         report: is called with what was done.
 
     Returns:
@@ -74,7 +74,8 @@ def graph_backend(
         report: a list that the report of each captured graph is appended to, or what is called
             with it.
         rest: what compiles what is left: "inductor", "aot_eager" or "eager".
-        backend: that all ops run on; None chooses automatically.
+        backend: the only one that ops run on; what it refuses is left to the rest, and reported.
+            None chooses automatically.
 
     Raises:
         TypeError: ``report`` is neither a list nor callable; ``backend`` is no string.

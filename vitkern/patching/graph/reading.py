@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +143,8 @@ def _conversion(node: fx.Node) -> Reading | None:
         return None
     if given.device != result.device:
         return None
+    if not (given.dtype.is_floating_point and result.dtype.is_floating_point):
+        return None  # to integers and back changes values
     return Reading("to", {"input": source, "dtype": result.dtype})
 
 
@@ -157,31 +161,58 @@ def shape(node: Any) -> tuple[Any, ...] | None:
 
 def writes(node: fx.Node) -> bool:
     """Whether a node changes one of its arguments in place, or may."""
+    target = node.target
     if node.op == "call_method":
-        return _underscored(str(node.target)) or str(node.target) == "__setitem__"
+        return _underscored(str(target)) or bool(_INPLACE_METHOD.fullmatch(str(target)))
     if node.op != "call_function":
         return node.op == "call_module"
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.is_mutable
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.is_mutable
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return any(getattr(target, name)._schema.is_mutable for name in target.overloads())
+    if isinstance(target, torch._ops.HigherOrderOperator):
         return True
-    return (
-        node.target in _WRITING
-        or _underscored(getattr(node.target, "__name__", ""))
-        or node.kwargs.get("out") is not None
-        or _inplace(node)
-    )
+    if target in _WRITING or _underscored(getattr(target, "__name__", "")):
+        return True
+    given = _given(node)
+    if given.get("out") is not None or given.get("inplace"):
+        return True
+    return any(given.get(name) is not None for name in _WRITTEN.get(target, ()))
+
+
+def written(node: fx.Node) -> Any:
+    """What a node that :func:`writes` changes: its first argument, as those that patterns have."""
+    if node.args:
+        return node.args[0]
+    return node.kwargs.get("input", node.kwargs.get("self"))
+
+
+# Setters and in-place operators by their names.
+_INPLACE_METHOD = re.compile(
+    r"__(setitem|i(add|sub|mul|truediv|floordiv|mod|pow|matmul|and|or|xor|lshift|rshift))__"
+)
+# Functions that write to an argument where these are given.
+_WRITTEN: dict[Any, tuple[str, ...]] = {
+    F.batch_norm: ("running_mean", "running_var"),
+    F.instance_norm: ("running_mean", "running_var"),
+    torch.batch_norm: ("running_mean", "running_var"),
+    F.embedding: ("max_norm",),
+    F.embedding_bag: ("max_norm",),
+}
 
 
 def _underscored(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__")
 
 
-def _inplace(node: fx.Node) -> bool:
-    if node.kwargs.get("inplace"):
-        return True
-    reading = read(node)
-    return reading is not None and bool(reading.arguments.get("inplace"))
+def _given(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a function by name; those by keyword where its names are not known."""
+    assert callable(node.target)
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+    except (TypeError, ValueError):
+        return dict(node.kwargs)
+    return {**bound, **bound.get("kwargs", {})}
 
 
 def switches(node: fx.Node) -> bool:
@@ -189,9 +220,19 @@ def switches(node: fx.Node) -> bool:
     module = getattr(node.target, "__module__", "") or ""
     name = getattr(node.target, "__name__", "")
     return node.op == "call_function" and (
-        name.startswith(("_enter_", "_exit_", "_set_", "set_"))
+        nesting(node) != 0
+        or name.startswith(("_enter_", "_exit_", "_set_", "set_"))
         or module.startswith(("torch.amp.", "torch.autograd.grad_mode"))
     )
+
+
+_NESTING = re.compile(r"_(vmap|grad|jvp|func)_(in|de)crement_nesting")
+
+
+def nesting(node: fx.Node) -> int:
+    """1 where a transform of ``torch.func`` begins, -1 where it ends, else 0."""
+    found = _NESTING.fullmatch(getattr(node.target, "__name__", "") or "")
+    return 0 if found is None else 1 if found[2] == "in" else -1
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

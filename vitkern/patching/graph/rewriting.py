@@ -31,14 +31,18 @@ from vitkern.patching.graph.modes import Modes
 from vitkern.patching.graph.patterns import PATTERNS
 from vitkern.patching.graph.reading import (
     module_path,
+    nesting,
     nodes_in,
     read,
     source_line,
     switches,
     value,
     writes,
+    written,
 )
 from vitkern.patching.graph.report import Left, Replaced
+
+_CALL = "vitkern_call"  # marks calls of ops in a node's meta
 
 
 class Rewriter:
@@ -66,13 +70,19 @@ class Rewriter:
     def run(self) -> None:
         """Rewrite the graph, and write down what was done."""
         for pattern in PATTERNS:
+            transforms = 0  # of torch.func, which have no rules for the ops
             with Modes() as modes:
                 for node in list(self.graph.nodes):
                     if node in self._gone:
                         continue
                     modes.follow(node)
+                    transforms += nesting(node)
                     reading = read(node)
-                    if reading is not None and pattern.starts(reading):
+                    if reading is None or not pattern.starts(reading):
+                        continue
+                    if transforms:
+                        self._leave(pattern, node, ["is in a transform of torch.func"])
+                    else:
                         self._try(pattern, node)
         self.graph.lint()
         self.module.recompile()
@@ -102,8 +112,11 @@ class Rewriter:
                 if str(why) not in reasons:
                     reasons.append(str(why))
         if reasons:
-            left = Left(pattern.OP, module_path(node), source_line(node), "; ".join(reasons))
-            self._left.append((self._position[node], left))
+            self._leave(pattern, node, reasons)
+
+    def _leave(self, pattern: ModuleType, node: fx.Node, reasons: list[str]) -> None:
+        left = Left(pattern.OP, module_path(node), source_line(node), "; ".join(reasons))
+        self._left.append((self._position[node], left))
 
     def _candidates(self, pattern: ModuleType, node: fx.Node) -> Iterator[Candidate]:
         found: Iterator[Candidate] = pattern.propose(node, read(node), self.backend)
@@ -119,6 +132,7 @@ class Rewriter:
         results, backend = self._trial(candidate)
         with self.graph.inserting_before(at):
             call = self.graph.call_function(candidate.call, candidate.args, candidate.kwargs)
+            call.meta[_CALL] = True
             outputs = [call]
             if len(candidate.results) > 1:
                 outputs = [self.graph.call_function(_item, (call, i)) for i in range(len(results))]
@@ -158,8 +172,10 @@ class Rewriter:
             if not nodes.issuperset(node.users):
                 raise Unsuitable(f"has an intermediate value, {node.name}, that is used elsewhere")
         for node in nodes:
-            if writes(node) and node.args[0] not in inner:
-                raise Unsuitable(f"has a node, {node.name}, that changes its input in place")
+            if writes(node):
+                changed = written(node)
+                if changed not in inner or len(changed.users) > 1:
+                    raise Unsuitable(f"has a node, {node.name}, that changes its input in place")
         where = [self._position[node] for node in nodes]
         for barrier in self._barriers:
             if barrier in nodes or barrier in self._gone:
@@ -169,6 +185,8 @@ class Rewriter:
                 raise Unsuitable(f"has a node in between, {barrier.name}, that {kind}")
         at = min(results, key=self._position.__getitem__)
         for node in nodes_in(candidate.args, candidate.kwargs):
+            if node in nodes:
+                raise Unsuitable(f"has an input, {node.name}, that it computes itself")
             if self._position[node] >= self._position[at]:
                 raise Unsuitable(f"has an input, {node.name}, that is computed later")
         return at
@@ -245,25 +263,40 @@ def laid_out(x: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     return x.permute(order).contiguous().permute(back)
 
 
-# What gives the same whatever the strides of its input are, in shapes that copy or view as needed.
-_EITHER_WAY = ("reshape", "flatten", "contiguous", torch.reshape, torch.flatten)
+# Nodes that take their input however it lies. Results of the first lie in a way of their own, those
+# of the last as their input does.
+_OF_THEIR_OWN = ("linear", "layer_norm")
+_COPYING = ("reshape", "flatten", "contiguous", torch.reshape, torch.flatten, torch.cat)
+# Those whose result may lie as their input does.
+_PASSING = ("transpose", "permute", "add", "mul", "gelu", "relu", "silu", "dropout", "to")
 
 
 def _order_to_restore(old: fx.Node, new: torch.Tensor) -> tuple[int, ...] | None:
-    """How a result is to lie in memory so that nobody notices; None for as it does.
-
-    A contiguous tensor has every view that another one of its shape has.
-    """
+    """How a result is to lie in memory so that nobody notices; None for as it does."""
     wanted = value(old)
-    if new.is_contiguous() or wanted.stride() == new.stride():
-        return None
-    turned = [read(user) for user in old.users]
-    if all(one is not None and one.name in ("transpose", "permute") for one in turned) and all(
-        user.target in _EITHER_WAY for one in old.users for user in one.users
-    ):
+    if wanted.stride() == new.stride() or not _noticed(old):
         return None
     strides = wanted.stride()
     return tuple(sorted(range(len(strides)), key=lambda i: strides[i], reverse=True))
+
+
+def _noticed(node: fx.Node) -> bool:
+    """Whether any node behind may do something else where the value lies otherwise."""
+    waiting, seen = list(node.users), set(node.users)
+    while waiting:
+        user = waiting.pop()
+        reading = read(user)
+        if _CALL in user.meta or user.target in _COPYING:
+            continue
+        if reading is None or writes(user):
+            return True
+        if reading.name in _OF_THEIR_OWN:
+            continue
+        if reading.name not in _PASSING:
+            return True
+        waiting += user.users.keys() - seen
+        seen |= user.users.keys()
+    return False
 
 
 def _common(paths: list[str]) -> str:

@@ -21,7 +21,9 @@ def starts(reading: Reading) -> bool:
     if reading.name != "conv2d":
         return False
     kernel = shape(reading["weight"])
-    stride = reading["stride"]
+    stride, images = reading["stride"], shape(reading["input"])
+    if images is None or len(images) != 4 or not isinstance(stride, int | tuple | list):
+        return False
     pair = (stride, stride) if isinstance(stride, int) else tuple(stride)
     return kernel is not None and pair * (2 // len(pair)) == kernel[2:] and pair != (1, 1)
 

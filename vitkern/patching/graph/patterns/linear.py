@@ -10,7 +10,14 @@ from torch import fx
 from vitkern import ops
 from vitkern.patching import suitable
 from vitkern.patching.graph.candidate import Candidate, Unsuitable
-from vitkern.patching.graph.reading import Reading, only_user, read, shape, through_idle
+from vitkern.patching.graph.reading import (
+    Reading,
+    only_user,
+    read,
+    shape,
+    through_idle,
+    writes,
+)
 
 OP = "linear"
 _QUICK = 1.702  # QuickGELU: x * sigmoid(1.702 x)
@@ -99,7 +106,7 @@ def _gated(x: fx.Node, users: list[fx.Node]) -> tuple[str, fx.Node, list[fx.Node
     if inner["input"] is x:
         return "silu", last, [gate]
     scaled = read(inner["input"])
-    if scaled is None or scaled.name != "mul":
+    if scaled is None or scaled.name != "mul" or writes(inner["input"]):
         return None
     if {scaled["input"], scaled["other"]} != {x, _QUICK}:
         return None

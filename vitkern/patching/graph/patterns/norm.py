@@ -17,7 +17,13 @@ OP = "layer_norm"
 def starts(reading: Reading) -> bool:
     """At norms over the last dimension whose input is a sum."""
     total = read(reading["input"]) if reading.name == "layer_norm" else None
-    return total is not None and total.name == "add" and len(reading["normalized_shape"]) == 1
+    normalized = reading["normalized_shape"] if total is not None else None
+    return (
+        total is not None
+        and total.name == "add"
+        and isinstance(normalized, tuple | list)  # of a dynamic width it is a node
+        and len(normalized) == 1
+    )
 
 
 def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
