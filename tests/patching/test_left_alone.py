@@ -159,3 +159,15 @@ def test_changed_swin_v2_blocks(changes: dict[str, nn.Module], patched: bool) ->
         report = vitkern.patch(block, backend="eager")
         assert ("" in {entry.name for entry in report.patched}) == patched
         torch.testing.assert_close(block(x), wanted)
+
+
+def test_weights_of_attention_are_pytorchs_and_it_is_said() -> None:
+    module = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    x = torch.randn(2, 7, 32)
+    with torch.inference_mode():
+        wanted = module(x, x, x)
+        vitkern.patch(module, backend="cpu")
+        with pytest.warns(UserWarning, match="need_weights=True: PyTorch computes the attention"):
+            got = module(x, x, x)
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one, other)

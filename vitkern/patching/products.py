@@ -155,6 +155,8 @@ class Routed(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
+            if kwargs.get("need_weights", True):
+                self.swap.tell(self.module, "need_weights=True: PyTorch computes the attention")
             return multi_head(self.swap.backend, *args, **kwargs)
         return patch_embed(self.swap.backend, *args, **kwargs)
 
