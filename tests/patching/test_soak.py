@@ -45,6 +45,8 @@ def batches(name: str, sizes: tuple[int, ...]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_passes(name: str, products: torch.dtype | None) -> None:
     """Batches of several sizes in turn, as a server gets them."""
+    gc.collect()
+    _cpu.clear_packed()  # of other tests' models, which may go at any moment
     model = zoo.build(name, torch.float32)
     vitkern.patch(model, dtype=products)
     images = batches(name, (4, 1, 3, 7))

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,8 +220,13 @@ def test_missing_tests(
 
 
 def test_rows_for_which_no_time_is_left(
-    tmp_path: Path, passing: list[str], quick: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    passing: list[str],
+    quick: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(check, "time", SimpleNamespace(time=lambda: 0.0))  # a clock that stands
     assert dry(tmp_path, "--minutes", "0.05") == 0
     found = written(tmp_path)
     assert [row["name"] for row in found["rows"]] == DRY[:1]
