@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,9 +69,11 @@ def _timms(values: dict[str, torch.Tensor]) -> torch.Tensor:
     return out
 
 
-def _with_gradients(function: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_gradients(
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor], values: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     leaves = {name: values[name].detach().requires_grad_() for name in NAMES}
-    out = function(leaves)  # type: ignore[operator]
+    out = function(leaves)
     generator = torch.Generator().manual_seed(3)
     upstream = torch.randn(out.shape, generator=generator).to(out.dtype)
     grads = torch.autograd.grad(out, list(leaves.values()), upstream)

@@ -228,4 +228,4 @@ def test_it_is_called_wrongly(
 @pytest.mark.parametrize("given", ["80", 80, [80.0], [True], [None]])
 def test_architectures_that_are_none(given: object) -> None:
     with pytest.raises(TypeError, match=r"architectures must be ints of at least 80, as \[80, 90"):
-        building.build_cuda(given)  # type: ignore[arg-type]
+        building.build_cuda(given)  # type: ignore[arg-type] - wrong on purpose

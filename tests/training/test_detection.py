@@ -125,31 +125,31 @@ def perfect(targets: list[Any], classes: int) -> Detections:
 def test_average_precision() -> None:
     """All found is 1; a class that is always taken for another is 0, and absent ones are None."""
     size = torch.tensor([40, 80])
-    targets = [
+    targets: list[Any] = [
         {"labels": torch.tensor([0, 2]), "size": size,
          "boxes": torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.4]])},
         {"labels": torch.tensor([2]), "size": size,
          "boxes": torch.tensor([[0.4, 0.4, 0.5, 0.5]])},
         {"labels": torch.zeros(0, dtype=torch.int64), "size": size, "boxes": torch.zeros(0, 4)},
     ]  # fmt: skip
-    found = average_precision(perfect(targets, 4), targets, 4)  # type: ignore[arg-type]
+    found = average_precision(perfect(targets, 4), targets, 4)
     assert found["map"] == pytest.approx(1)
     assert found["map_by_class"] == [pytest.approx(1), None, pytest.approx(1), None]
     assert found["objects"] == 3
     wrong = perfect(targets, 4)
     wrong["pred_logits"][0, 0, [0, 1]] = wrong["pred_logits"][0, 0, [1, 0]]
-    found = average_precision(wrong, targets, 4)  # type: ignore[arg-type]
+    found = average_precision(wrong, targets, 4)
     assert found["map_by_class"] == [0, None, pytest.approx(1), None]
     assert found["map"] == pytest.approx(0.5)
     # Boxes moved by a quarter of their width have an IoU of 0.6: right at three of ten thresholds.
     moved = perfect(targets, 4)
     moved["pred_boxes"][..., 0] += moved["pred_boxes"][..., 2] / 4
-    found = average_precision(moved, targets, 4)  # type: ignore[arg-type]
+    found = average_precision(moved, targets, 4)
     assert found["map_50"] == pytest.approx(1)
     assert found["map_75"] == 0
     assert found["map"] == pytest.approx(0.3, abs=0.11)  # 0.6 itself is within rounding
     nothing = [targets[2]]
-    assert average_precision(perfect(nothing, 4), nothing, 4)["map"] is None  # type: ignore[arg-type]
+    assert average_precision(perfect(nothing, 4), nothing, 4)["map"] is None
 
 
 def test_not_finite_stops_with_the_batch_saved(tmp_path: Path) -> None:

@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 TABLE = "relative_position_bias_table"
 
 
+def attention_reasons(
+    attn: Any, classes: tuple[str, ...], parameters: tuple[str, ...]
+) -> list[str]:
+    """Why a window attention is not of the classes, or its Linears, dropouts and parameters, which
+    are read and not called, are not plain."""
+    if type(attn) not in loaded(*classes):
+        kind = "missing" if attn is None else title(type(attn))
+        return [f"attn is {kind}, not {classes[0].split(':')[1]}"]
+    m = attn._modules
+    reasons = parts.linear_reasons("qkv", m.get("qkv"))
+    reasons += parts.linear_reasons("proj", m.get("proj"))
+    reasons += parts.role_reasons("attn_drop", m.get("attn_drop"), parts.DROPOUTS)
+    reasons += parts.role_reasons("proj_drop", m.get("proj_drop"), parts.DROPOUTS)
+    reasons += parts.parameter_reasons("", attn, *parameters)
+    return [f"attn: {reason}" for reason in reasons]
+
+
 class SwinBlock(Adapter):
     """Window attention and an MLP on a (B, H, W, C) map, which is never partitioned.
 
@@ -71,16 +88,7 @@ class SwinBlock(Adapter):
 
     def attention_reasons(self, module: Any, attn: Any) -> list[str]:
         """Why the block's window attention is not plain."""
-        if type(attn) not in loaded(*self.attention):
-            kind = "missing" if attn is None else title(type(attn))
-            return [f"attn is {kind}, not {self.attention[0].split(':')[1]}"]
-        m = attn._modules
-        reasons = parts.linear_reasons("qkv", m.get("qkv"))
-        reasons += parts.linear_reasons("proj", m.get("proj"))
-        reasons += parts.role_reasons("attn_drop", m.get("attn_drop"), parts.DROPOUTS)
-        reasons += parts.role_reasons("proj_drop", m.get("proj_drop"), parts.DROPOUTS)
-        reasons += parts.parameter_reasons("", attn, TABLE)
-        return [f"attn: {reason}" for reason in reasons]
+        return attention_reasons(attn, self.attention, (TABLE,))
 
     def scale(self, attn: Any) -> float | None:
         """What scores are multiplied with."""

@@ -10,8 +10,7 @@ from torch import nn
 from vitkern import ops
 from vitkern.patching import compute, parts, probe
 from vitkern.patching.adapter import Adapter, Match
-from vitkern.patching.classes import loaded, title
-from vitkern.patching.windows import window_dropout
+from vitkern.patching.windows import attention_reasons, window_dropout
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -34,17 +33,8 @@ class CosineAttention:
 
     def reasons(self, block: Any, attn: Any) -> list[str]:
         """Why it is not plain: Linears, dropouts and parameters that are read and not called."""
-        if type(attn) not in loaded(*self.classes):
-            kind = "missing" if attn is None else title(type(attn))
-            return [f"attn is {kind}, not {self.classes[0].split(':')[1]}"]
-        m = attn._modules
-        reasons = parts.linear_reasons("qkv", m.get("qkv"))
-        reasons += parts.linear_reasons("proj", m.get("proj"))
-        reasons += parts.role_reasons("attn_drop", m.get("attn_drop"), parts.DROPOUTS)
-        reasons += parts.role_reasons("proj_drop", m.get("proj_drop"), parts.DROPOUTS)
-        there = [name for name in self.parameters if getattr(attn, name, None) is not None]
-        reasons += parts.parameter_reasons("", attn, *there)
-        return [f"attn: {reason}" for reason in reasons]
+        there = tuple(name for name in self.parameters if getattr(attn, name, None) is not None)
+        return attention_reasons(attn, self.classes, there)
 
     def bias(self, attn: Any) -> torch.Tensor | None:
         """(3*C,): the bias of q, k and v."""

@@ -69,7 +69,9 @@ def test_import_does_not_import_the_compiler() -> None:
 
 
 def test_reports_in_a_list_by_a_call_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    model, reports, told = Handwritten().eval(), [], []  # type: ignore[var-annotated]
+    model = Handwritten().eval()
+    reports: list[GraphReport] = []
+    told: list[GraphReport] = []
     torch._dynamo.reset()
     with caplog.at_level(logging.INFO, logger="vitkern.graph"):
         torch.compile(model, backend=graph_backend(report=reports, rest="eager"))(X)
@@ -135,7 +137,7 @@ def test_bad_options() -> None:
     with pytest.raises(ValueError, match="mode 'max-autotune': for Inductor"):
         compile_graph(module, inputs, options={"rest": "eager"}, mode="max-autotune")
     with pytest.raises(TypeError, match="options must be a dict or None, got list"):
-        compile_graph(module, inputs, options=["rest"])  # type: ignore[arg-type]
+        compile_graph(module, inputs, options=["rest"])  # type: ignore[arg-type] - wrong on purpose
 
 
 @pytest.mark.slow

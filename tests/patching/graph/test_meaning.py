@@ -65,7 +65,7 @@ def test_libraries_models() -> None:
 def test_active_dropouts_split_the_mlp() -> None:
     """What drops stays PyTorch's, and draws the same numbers; attention's is the op's."""
     model = Handwritten(drop=0.3).double().train()
-    model.attend = lambda x: x  # type: ignore[method-assign]
+    model.attend = lambda x: x  # type: ignore[method-assign] - of this instance
     x = X.double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
