@@ -30,6 +30,8 @@ enum Slot : int {
   kNormed,       // normalised rows; owned by the calling thread, as kShared
   kBlockQkv,     // qkv inside a fused attention block; owned by the calling thread, as kShared
   kBlockHeads,   // the attention's result inside one
+  kWholeRows,    // operands that were in parts, as float32 again
+  kWholePanel,
   kSlots
 };
 

@@ -21,6 +21,14 @@ struct Epilogue {
   T* product = nullptr;              // gets activation(product + bias)
   const T* derivative_at = nullptr;  // gives where to take the derivative
   int64_t side_stride = 0;
+
+  // The same of C's columns from this one on.
+  Epilogue from(int64_t column) const {
+    Epilogue e = *this;
+    auto move = [&](auto& p) { p = p ? p + column : p; };
+    move(e.out), move(e.bias), move(e.gamma), move(e.residual), move(e.pre), move(e.product), move(e.derivative_at);
+    return e;
+  }
 };
 
 // The common epilogues of whole float32 tiles, all but `product`, as `t` for the tile at (row, column).

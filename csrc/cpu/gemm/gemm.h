@@ -32,18 +32,11 @@ VK_INLINE int64_t block_start(int64_t rows, int64_t i, int64_t blocks) {
   return smaller(rows, (rows + kWhole - 1) / kWhole * i / blocks * kWhole);
 }
 
-// Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
-// the calling thread. `a` is what the rows' block() gave; `row` only tells the epilogue where it is.
-// `cold`: B is likely to come from memory, so it is asked for a piece ahead (it costs 1 % where B is
-// in the caches).
-template <Dot D = Dot::f32, class T>
-static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
-                           const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
-                           const Epilogue<T>& epilogue, bool cold = false) {
-#if VITKERN_AMX
-  if constexpr (kOnTiles<D>)
-    return multiply_block_on_tiles<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
-#endif
+// What multiply_block (below) does, on vectors.
+template <Dot D, class T>
+static void multiply_block_on_vectors(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                                      const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
+                                      const Epilogue<T>& epilogue, bool cold) {
   const RowTiles tiles(n);
   const int64_t pieces = larger<int64_t>(1, (k + kBlockK - 1) / kBlockK);
   const int64_t step = larger<int64_t>(1, round_up((k + pieces - 1) / pieces, 4));
@@ -86,6 +79,49 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
         r += m;
       }
     }
+  }
+}
+
+#if VITKERN_AMX
+// The same of floats in parts that tiles would not multiply rightly: made whole again.
+template <class T>
+static void multiply_block_made_whole(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                                      const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
+                                      const Epilogue<T>& epilogue) {
+  constexpr Dot D = Dot::f32_parts;
+  const int64_t floats = floats_in_parts(k), stride = padded_stride(floats);
+  float* rows = (float*)rt.scratch(kWholeRows, n * stride * 4);
+  for (int64_t r = 0; r < n; r++) join_row(a + r * lda, k, a[(r + 1) * lda - 1], rows + r * stride);
+  float* whole = (float*)rt.scratch(kWholePanel, floats * kPanel<D> * 4 + kPrefetch * 4);
+  for (int64_t p = first; p < last; p++) {
+    const int64_t column = p * kPanel<D>, live = smaller<int64_t>(kPanel<D>, columns - column);
+    join_panel(panel<D>(b_side.panels, k, p), k, panel_width<D>(columns, p), b_side.reach[p], whole);
+    multiply_block_on_vectors<Dot::f32>(rt, rows, stride, row, n, whole, live, floats, 0, 1, epilogue.from(column), false);
+  }
+}
+#endif
+
+// Rows [row, row + n) times panels [first, last) of B (k, columns), through the epilogue. Runs on
+// the calling thread. `a` is what the rows' block() gave; `row` only tells the epilogue where it is.
+// `cold`: B is likely to come from memory, so it is asked for a piece ahead (it costs 1 % where B is
+// in the caches).
+template <Dot D = Dot::f32, class T>
+static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                           const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
+                           const Epilogue<T>& epilogue, bool cold = false) {
+  if constexpr (!kOnTiles<D>) {
+    multiply_block_on_vectors<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue, cold);
+  } else {
+#if VITKERN_AMX
+    if constexpr (D == Dot::f32_parts) {
+      Reach rows;
+      for (int64_t r = 0; r < n; r++) rows.add(a[(r + 1) * lda - 1]);
+      for (int64_t p = first; k > 0 && p < last; p++)  // without K there is no B
+        if (!rows.times(b_side.reach[p], k))
+          return multiply_block_made_whole(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
+    }
+    multiply_block_on_tiles<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
+#endif
   }
 }
 
@@ -133,12 +169,19 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
   });
 }
 
-// B = weight^T packed on all threads into `out` (packed_floats(n, C::steps(k)) floats).
+// B = weight^T packed on all threads into `out` (packed_floats(n, C::steps(k)) floats, and those of each panel's
+// reach behind them).
 template <class C, class T>
 static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k, float* out) {
   const int64_t steps = C::steps(k);
+  [[maybe_unused]] float* reach = out + packed_floats(n, steps);
   for_tasks(rt, panels_of<C::dot>(n), [&](int64_t p) {
     float* to = panel<C::dot>(out, steps, p);
+    if constexpr (C::parts) {
+      float* rows = (float*)rt.scratch(kRowsA, W * C::stride(k) * 4);
+      reach[p] = pack_panel_in_parts(weight, n, k, p, rows, C::stride(k), to);
+      return;
+    }
     const int64_t words = (k + C::per_word - 1) / C::per_word, width = panel_width<C::dot>(n, p);
     if constexpr (C::pairs) pack_panel_pairs(weight, n, k, p, to);
     else pack_panel_nk(weight, k, n, k, p, to);

@@ -73,6 +73,27 @@ VK_INLINE void multiply_tiles(const RowTiles& tiles, const TransposedRows& a, in
   }
 }
 
+#if VITKERN_AMX
+// sums (on, in_n) = (accumulate ? sums : 0) + z^T x on tiles, for n rows of both, each element of x through `map`.
+template <class Map>
+static void multiply_chunk_in_parts(const Runtime& rt, const float* z, int64_t z_stride, int64_t on, const float* x,
+                                    int64_t ldx, int64_t in_n, int64_t n, const Map& map, float* sums, int64_t lds,
+                                    bool accumulate) {
+  using C = Compute<float>;
+  const int64_t steps = C::steps(n), lda = C::stride(n), panels = panels_of<C::dot>(in_n);
+  float* a = (float*)rt.scratch(kRowsT, on * lda * 4);
+  put_transposed_parts(z, z_stride, n, on, a, lda);
+  float *b = (float*)rt.scratch(kPanelsB, packed_bytes_as<C>(in_n, n)), *reach = b + packed_floats(in_n, steps);
+  for (int64_t p = 0; p < panels; p++)
+    reach[p] = pack_plain_panel_in_parts(x, ldx, in_n, n, p, panel<C::dot>(b, steps, p), map);
+  Operand b_side(b);
+  b_side.reach = reach;
+  Epilogue<float> e{sums, lds};
+  if (accumulate) e.residual = sums, e.residual_stride = lds;
+  multiply_block<C::dot>(rt, a, lda, 0, on, b_side, in_n, steps, 0, panels, e);
+}
+#endif
+
 // How a weight's gradient is cut into tasks: blocks of the weight and, where these are few, slices of
 // the rows, whose sums are added up in order. By shapes alone, so that results do not depend on the
 // number of threads.
@@ -112,9 +133,12 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
     const int64_t o0 = block / g.in_blocks * g.out_block, on = smaller(g.out_block, out - o0);
     const int64_t i0 = block % g.in_blocks * g.in_block, in_n = smaller(g.in_block, in - i0);
     const int64_t begin = g.first_row(slice), end = g.first_row(slice + 1);
+    float* xb = (float*)rt.scratch(kRowsA, (g.chunk + 1) * padded_stride(in_n) * 4);
+#if !VITKERN_AMX
     float* zt = (float*)rt.scratch(kRowsT, g.chunk * g.out_block * 4);
-    float* xb = (float*)rt.scratch(kRowsA, g.chunk * padded_stride(in_n) * 4);
     float* b = (float*)rt.scratch(kPanelsB, g.chunk * NR * 4 + kPrefetchSlack);
+    const RowTiles tiles(on);
+#endif
     float* sums = partial + slice * slice_floats + o0 * lds + i0;
     double* bias_sums = bias + slice * out + o0;
     if (i0 == 0)
@@ -122,20 +146,23 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
     if (rows == 0)
       for (int64_t o = 0; o < on; o++) memset(sums + o * lds, 0, in_n * 4);
     const auto source = x(i0, in_n);
-    const RowTiles tiles(on);
     for (int64_t r0 = begin; r0 < end; r0 += g.chunk) {
       const int64_t n = smaller(g.chunk, end - r0);
       const float* zr = z + r0 * z_stride + o0;
       if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias_sums);
       if (!dweight) continue;
-      const TransposedRows a = transposed_rows(zr, z_stride, n, tiles, zt);
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
+#if VITKERN_AMX
+      multiply_chunk_in_parts(rt, zr, z_stride, on, xr, ldx, in_n, n, map, sums, lds, r0 > begin);
+#else
+      const TransposedRows a = transposed_rows(zr, z_stride, n, tiles, zt);
       for (int64_t p = 0; p < panels_of(in_n); p++) {
         pack_panel_kn(xr, ldx, in_n, n, p, b, map);
         const NextRows next{p + 1 < panels_of(in_n) ? xr + (p + 1) * NR : nullptr, ldx};
         multiply_tiles(tiles, a, n, b, panel_width(in_n, p), sums + p * NR, lds, r0 > begin, next);
       }
+#endif
     }
   });
   if (dweight && !direct)

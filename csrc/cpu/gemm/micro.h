@@ -16,8 +16,8 @@ constexpr int kPrefetch = 8 * NR;  // floats of B ahead: eight steps of K
 
 // What one step of K is: a float of A times one of B, or two bfloat16 of each, with float32 sums; or four
 // unsigned bytes of A times four signed ones of B, with int32 sums. All are 32 bits, so that addresses
-// and panels are the same.
-enum class Dot { f32, bf16_pairs, u8_s8 };
+// and panels are the same. Floats in parts (see parts.h) are pairs, too, three for two floats.
+enum class Dot { f32, bf16_pairs, u8_s8, f32_parts };
 
 #ifndef VITKERN_BF16_DOT
 #define VITKERN_BF16_DOT 0  // 1: the instruction, 2: emulated, for tests
@@ -32,7 +32,7 @@ constexpr bool kOnTiles = VITKERN_AMX && D != Dot::f32;
 template <Dot D>
 constexpr int kPanel = kOnTiles<D> ? 32 : NR;  // columns of a panel of B
 template <Dot D>
-constexpr int kStepsAtOnce = kOnTiles<D> ? 16 : 1;  // K has a multiple of this many steps; zeros fill up
+constexpr int kStepsAtOnce = !kOnTiles<D> ? 1 : D == Dot::f32_parts ? 48 : 16;  // K has a multiple of this many steps; zeros fill up
 
 // Without VNNI the sum of two products of bytes has 16 bits, and saturates: weights must be such that
 // it cannot (see pack_int8).

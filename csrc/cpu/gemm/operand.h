@@ -11,12 +11,13 @@ struct Range {
 };
 constexpr float kLevels = 255;  // steps that it is cut into
 
-// B: panels, and for int8 products the scale of each column and the sum of its integers.
+// B: panels, for int8 products the scale of each column and the sum of its integers, and what parts need.
 struct Operand {
   const float* panels;
   const float* scale = nullptr;
   const int32_t* sums = nullptr;
   Range range = {};  // of the activations
+  const float* reach = nullptr;  // of floats in parts: the largest magnitude in each panel
   Operand(const float* panels_) : panels(panels_) {}
 };
 

@@ -1,6 +1,7 @@
 // The A side of a product: how rows are read, and in which form they are multiplied.
 #pragma once
 #include "operand.h"
+#include "parts.h"
 
 namespace vitkern::VITKERN_ISA {
 
@@ -90,19 +91,23 @@ VK_INLINE vb to_bytes(vi x) {
 
 // How products of T's with a weight in form F are computed. Operands come in words of 32 bits: a
 // float32, two bfloat16 or four bytes along K, so that addresses and panels are the same for all.
-template <class T, Form F = Form::native>
+template <class T, Form F = Form::native, bool Parts = VITKERN_AMX>
 struct Compute {
   static constexpr bool int8 = F == Form::int8;
+  // float32 in parts, where tile registers multiply these faster than vectors multiply floats.
+  static constexpr bool parts = Parts && F == Form::native && sizeof(T) == 4;
   static constexpr bool pairs = !int8 && VITKERN_BF16_DOT && (F == Form::bf16 || sizeof(T) == 2);
   // float32 operands with no more than bfloat16's bits, where there is no instruction for these.
   static constexpr bool rounds = F == Form::bf16 && !pairs && sizeof(T) == 4;
-  static constexpr Dot dot = int8 ? Dot::u8_s8 : pairs ? Dot::bf16_pairs : Dot::f32;
-  static constexpr int per_word = int8 ? 4 : pairs ? 2 : 1;
+  static constexpr Dot dot = int8 ? Dot::u8_s8 : pairs ? Dot::bf16_pairs : parts ? Dot::f32_parts : Dot::f32;
+  static constexpr int per_word = int8 ? 4 : pairs ? 2 : 1;  // without parts
   // What a row has to be brought into, other than read as T's.
-  static constexpr bool converts = int8 || rounds || (pairs && sizeof(T) == 4);
-  static constexpr int64_t steps(int64_t k) { return round_up((k + per_word - 1) / per_word, kStepsAtOnce<dot>); }
-  // Words of a packed row: an int8 row's step and zero are its last two.
-  static constexpr int64_t stride(int64_t k) { return padded_stride(steps(k) + (int8 ? 2 : 0)); }
+  static constexpr bool converts = int8 || rounds || parts || (pairs && sizeof(T) == 4);
+  static constexpr int64_t steps(int64_t k) {
+    return parts ? words_in_parts(k) : round_up((k + per_word - 1) / per_word, kStepsAtOnce<dot>);
+  }
+  // Words of a packed row: an int8 row's step and zero are its last two, the reach of one in parts is its last.
+  static constexpr int64_t stride(int64_t k) { return padded_stride(steps(k) + (int8 ? 2 : parts ? 1 : 0)); }
 
   // Zeros behind the k elements of a packed row, up to whole steps. Behind bytes anything may stand: the
   // weight has zeros there.
@@ -115,6 +120,10 @@ struct Compute {
   static void put(const float* x, int64_t k, const Range& range, float* out, int64_t words) {
     if constexpr (int8) {
       quantize_row(x, k, range, (uint8_t*)out, out + words - 2);
+    } else if constexpr (parts) {
+#if VITKERN_AMX
+      out[words - 1] = put_parts(x, k, out, true);
+#endif
     } else if constexpr (pairs) {
       bf16* to = (bf16*)out;
       int64_t i = 0;
@@ -169,7 +178,9 @@ struct Rows {
     return buffer;
   }
 };
+// float32 as it is.
+using Floats = Compute<float, Form::native, false>;
 template <class T>
-using PlainRows = Rows<Compute<float>, T>;
+using PlainRows = Rows<Floats, T>;
 
 }  // namespace vitkern::VITKERN_ISA

@@ -78,6 +78,11 @@ struct Square {
   float* c;
   int64_t row, column;
   int rows, live, columns;  // `live` columns are in C, `columns` in the panel
+  // Where sums of other pieces of K are, if they are to be added: to this square or, before the last piece, it to
+  // them.
+  float* sums = nullptr;
+  int64_t ld_sums = 0;
+  bool final = true;
   int done = 0;
 
   // Some more rows.
@@ -85,11 +90,20 @@ struct Square {
     if (done >= rows) return;
     const int first = done;
     done = smaller(done + more, rows);
+    if (sums) add(first, done);
+    if (!final) return;
     if (whole && live == kTileColumns) whole(*epilogue, steps, row, column, c, first, done);
     else finish_any(first, done);
   }
 
  private:
+  __attribute__((noinline)) void add(int first, int last) const {
+    for (int r = first; r < last; r++)
+      for (int j = 0; j < columns; j += W) {
+        float *here = c + r * kTileColumns + j, *there = sums + r * ld_sums + j;
+        store(final ? here : there, load(here) + load(there));
+      }
+  }
   __attribute__((noinline)) void finish_any(int first, int last) const {
     float* tile = c + first * kTileColumns;
     if constexpr (D == Dot::u8_s8) {

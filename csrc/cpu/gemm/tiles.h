@@ -7,6 +7,7 @@ namespace vitkern::VITKERN_ISA {
 
 #if VITKERN_AMX
 static_assert(W == kSide && kPanel<Dot::u8_s8> == kTileColumns && kStepsAtOnce<Dot::u8_s8> == kSide);
+static_assert(kStepsAtOnce<Dot::f32_parts> == kPartsWords && kPlane == kSide);
 
 // The calling thread's tile registers, all of 16 rows: 0 to 3 are C, 4 and 5 A, 6 and 7 B. They are released
 // after every block: other libraries on the thread shape them for themselves. (No destructor does it: that needs
@@ -34,10 +35,8 @@ VK_INLINE void release_registers() { asm volatile("tilerelease"); }
     else asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::);                                    \
   } while (false)
 
-#define VK_ALWAYS __attribute__((always_inline))
-
 // c (`ldc` words a row) = A * B, plus `before` if there is any, for `High` tiles of rows, at `upper`
-// and `lower`, and `Wide` of columns; calls `meanwhile` with every 16 steps of K.
+// and `lower`, and `Wide` of columns; calls `meanwhile` with every product of tiles.
 template <Dot D, int High, int Wide, class F>
 static void multiply_square(int64_t k, const float* upper, const float* lower, int64_t lda, const float* b,
                             const float* before, int64_t ld_before, float* c, int64_t ldc, const F& meanwhile) {
@@ -52,17 +51,35 @@ static void multiply_square(int64_t k, const float* upper, const float* lower, i
     if constexpr (High == 2) VK_TILE_ZERO(2);
     if constexpr (High == 2 && Wide == 2) VK_TILE_ZERO(3);
   }
-  for (int64_t i = 0; i < k; i += kSide) {
+  auto load_a = [&](int64_t i) VK_ALWAYS {
     VK_TILE_LOAD(4, upper + i, lda * 4);
-    VK_TILE_LOAD(6, b, Wide * 64);
-    if constexpr (Wide == 2) VK_TILE_LOAD(7, b + kSide, Wide * 64);
     if constexpr (High == 2) VK_TILE_LOAD(5, lower + i, lda * 4);
+  };
+  auto load_b = [&](int64_t i) VK_ALWAYS {
+    VK_TILE_LOAD(6, b + i * Wide * kSide, Wide * 64);
+    if constexpr (Wide == 2) VK_TILE_LOAD(7, b + i * Wide * kSide + kSide, Wide * 64);
+  };
+  auto multiply = [&]() VK_ALWAYS {
     VK_TILE_DOT(0, 4, 6);
     if constexpr (Wide == 2) VK_TILE_DOT(1, 4, 7);
     if constexpr (High == 2) VK_TILE_DOT(2, 5, 6);
     if constexpr (High == 2 && Wide == 2) VK_TILE_DOT(3, 5, 7);
-    b += kSide * Wide * kSide;
     meanwhile();
+  };
+  for (int64_t i = 0; i < k; i += kStepsAtOnce<D>) {
+    load_a(i);
+    if constexpr (D == Dot::f32_parts) {
+      // Small products first; each needs one more load of two tiles.
+      load_b(2 * kSide), multiply();
+      load_b(kSide), multiply();
+      load_a(i + kSide), multiply();
+      load_b(0), multiply();
+      load_a(i + 2 * kSide), multiply();
+      load_a(i), multiply();
+    } else {
+      load_b(0), multiply();
+    }
+    b += kStepsAtOnce<D> * Wide * kSide;
   }
   VK_TILE_STORE(0, c, ldc * 4);
   if constexpr (Wide == 2) VK_TILE_STORE(1, c + kSide, ldc * 4);
@@ -110,16 +127,27 @@ struct LinesAhead {
 // cache for all rows, while 32 rows after the other stay in the first: so C is written along its rows.
 constexpr int64_t kPanelBytes = 256 << 10;
 // Long rows stay there only if K comes in pieces, of this many words (5 to 10 % of an MLP over K = 3072; it costs
-// as much over K = 768).
-constexpr int64_t kTileK = 12 * kSide, kLongRows = 1024;
+// as much over K = 768). Floats in parts come in pieces because each has sums of its own: a product of tiles rounds
+// the sums six times for 32 floats, so that 768 of them round as often as 144 multiply-adds.
+template <Dot D>
+constexpr int64_t kTileK = D == Dot::f32_parts ? words_in_parts(2 * kChain) : 12 * kSide;
+template <Dot D>
+constexpr int64_t kLongRows = D == Dot::f32_parts ? kTileK<D> : 1024;
 
+template <Dot D>
 struct TilePieces {
   int64_t k, count, words;  // words of all but the last piece
-  explicit TilePieces(int64_t k_) : k(k_), count(k > kLongRows ? (k + kTileK - 1) / kTileK : 1) {
-    words = larger<int64_t>(kSide, round_up((k + count - 1) / count, kSide));
+  explicit TilePieces(int64_t k_) : k(k_), count(k > kLongRows<D> ? (k + kTileK<D> - 1) / kTileK<D> : 1) {
+    words = larger<int64_t>(kStepsAtOnce<D>, round_up((k + count - 1) / count, kStepsAtOnce<D>));
   }
   int64_t size(int64_t i) const { return larger<int64_t>(0, smaller(words, k - i * words)); }
 };
+
+// How many products of tiles K is in so many words.
+template <Dot D>
+VK_INLINE int64_t products(int64_t words) {
+  return D == Dot::f32_parts ? words / kPartsWords * 6 : words / kSide;
+}
 
 // What multiply_block (see gemm.h) does, on tiles.
 template <Dot D, class T>
@@ -127,9 +155,12 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
                                     const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
                                     const Epilogue<T>& epilogue) {
   if (n <= 0) return;
-  const TilePieces pieces(k);
+  const TilePieces<D> pieces(k);
   const int64_t groups = (n + kTileRows - 1) / kTileRows, panel_bytes = pieces.words * kTileColumns * 4;
-  const int64_t at_once = larger<int64_t>(1, smaller(last - first, kPanelBytes / panel_bytes));
+  // Pieces of floats in parts: all panels over all rows, since rows of K = 3072 would come from memory for each.
+  const bool by_panels = D == Dot::f32_parts && pieces.count > 1;
+  const int64_t at_once =
+      by_panels ? last - first : larger<int64_t>(1, smaller(last - first, kPanelBytes / panel_bytes));
   const int64_t ld_sums = at_once * kTileColumns + kSide;
   constexpr int64_t kSquare = kTileRows * kTileColumns;
   const int64_t sums_floats = pieces.count > 1 ? groups * kTileRows * ld_sums : 0;
@@ -145,16 +176,20 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
   int64_t i = 0;  // of squares that are complete
   for (int64_t p0 = first; p0 < last; p0 += at_once)
     for (int64_t piece = 0; piece < pieces.count; piece++) {
-      const int64_t k0 = piece * pieces.words, kn = pieces.size(piece), turns = larger<int64_t>(1, kn / kSide);
+      const int64_t k0 = piece * pieces.words, kn = pieces.size(piece), turns = larger<int64_t>(1, products<D>(kn));
       const bool final = piece + 1 == pieces.count;
       const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
-      const int64_t next_panel = final ? at_once : 0, next_piece = final ? 0 : piece + 1;
-      for (int64_t r = 0; r < n; r += kTileRows)
-        for (int64_t p = p0; p < smaller(last, p0 + at_once); p++) {
+      const int64_t panels = smaller(at_once, last - p0);
+      for (int64_t s = 0; s < groups * panels; s++) {
+          const int64_t r = (by_panels ? s % groups : s / panels) * kTileRows;
+          const int64_t p = p0 + (by_panels ? s / groups : s % panels);
           const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
           const int rows = (int)smaller<int64_t>(kTileRows, n - r);
           // What this panel's place is taken by next: a part of it with each row of squares.
-          const int64_t q = p + next_panel, wide = q < last ? panel_width<D>(columns, q) : 0;
+          const bool same_piece = by_panels ? p + 1 < last : final;
+          const int64_t q = by_panels ? (same_piece ? p + 1 : final ? last : first) : p + (final ? at_once : 0);
+          const int64_t next_piece = by_panels ? piece + !same_piece : final ? 0 : piece + 1;
+          const int64_t wide = q < last ? panel_width<D>(columns, q) : 0;
           const int64_t bytes = pieces.size(next_piece) * wide * 4, part = round_up((bytes + groups - 1) / groups, 64);
           const int64_t from = r / kTileRows * part;
           const char* next = (const char*)(panel<D>(b_side.panels, k, q) + next_piece * pieces.words * wide);
@@ -167,20 +202,23 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
           float* square = squares + i % 2 * kSquare;
           const float* upper = (r < whole ? a + r * lda : rest) + k0;
           const float* lower = (r + kSide < whole ? a + (r + kSide) * lda : rest) + k0;
+          // Sums of the pieces before this one are added to by the products, or to those.
+          constexpr bool kApart = D == Dot::f32_parts;
+          const bool in_square = final || (kApart && piece > 0);
           square_function<D, decltype(meanwhile)>(rows, width)(
-              kn, upper, lower, lda, panel<D>(b_side.panels, k, p) + k0 * width, piece > 0 ? partial : nullptr, ld_sums,
-              final ? square : partial, final ? kTileColumns : ld_sums, meanwhile);
-          if (!final) continue;
+              kn, upper, lower, lda, panel<D>(b_side.panels, k, p) + k0 * width, !kApart && piece > 0 ? partial : nullptr,
+              ld_sums, in_square ? square : partial, in_square ? kTileColumns : ld_sums, meanwhile);
+          if (!in_square) continue;
           before.finish(kTileRows);
           before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
                     square, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+          if (kApart && piece > 0) before.sums = partial, before.ld_sums = ld_sums, before.final = final;
           i++;
         }
     }
   release_registers();
   before.finish(kTileRows);
 }
-#undef VK_ALWAYS
 #endif
 
 }  // namespace vitkern::VITKERN_ISA

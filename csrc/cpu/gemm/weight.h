@@ -9,9 +9,9 @@ constexpr int64_t kPrefetchSlack = 4096;  // tiles prefetch beyond the last pane
 
 template <class C>
 static int64_t packed_bytes_as(int64_t out, int64_t in) {
-  // int8: behind the panels each column's scale and sum.
-  const int64_t columns = C::int8 ? 2 * round_up(out, W) : 0;
-  return (int64_t)sizeof(PackedHeader) + (packed_floats(out, C::steps(in)) + columns) * 4 + kPrefetchSlack;
+  // Behind the panels, int8: each column's scale and sum; parts: each panel's reach.
+  const int64_t behind = C::int8 ? 2 * round_up(out, W) : C::parts ? panels_of<C::dot>(out) : 0;
+  return (int64_t)sizeof(PackedHeader) + (packed_floats(out, C::steps(in)) + behind) * 4 + kPrefetchSlack;
 }
 
 // Calls f(Compute<T, F>()) for the form F. A bfloat16 weight is in bfloat16 as it is.
@@ -91,6 +91,11 @@ static const float* usable(const Weight& w) {
     const int64_t n = w.out * i / kSamples, k = (w.in * (2 * i + 1) / (2 * kSamples) + 7 * i) % w.in;
     const int64_t p = n / kPanel<C::dot>;
     const T is = ((const T*)w.data)[n * w.in + k];
+    if constexpr (C::parts) {
+      const float* first = panel<C::dot>(panels, C::steps(w.in), p);
+      if (!holds_parts(first, panel_width<C::dot>(w.out, p), n % kPanel<C::dot>, k, is)) return nullptr;
+      continue;
+    }
     const float* word = panel<C::dot>(panels, C::steps(w.in), p) + k / C::per_word * panel_width<C::dot>(w.out, p) +
                         n % kPanel<C::dot>;
     if constexpr (C::pairs) {
@@ -117,14 +122,15 @@ static Operand transposed_weight(const Runtime& rt, Slot slot, const Weight& w) 
     b.sums = (const int32_t*)(b.scale + round_up(w.out, W));
     b.range = {header->low > header->high, header->low, header->high};
   } else if (!b.panels) {
-    float* out = (float*)rt.scratch(slot, packed_floats(w.out, C::steps(w.in)) * 4 + kPrefetchSlack);
+    float* out = (float*)rt.scratch(slot, packed_bytes_as<C>(w.out, w.in));
     pack_weight<C>(rt, (const T*)w.data, w.out, w.in, out);
     b.panels = out;
   }
+  if constexpr (C::parts) b.reach = b.panels + packed_floats(w.out, C::steps(w.in));
   return b;
 }
 
-// B = weight, for the gradient of the input.
+// B = weight, for the gradient of the input, as floats.
 template <class T>
 static const float* plain_weight(const Runtime& rt, Slot slot, const Weight& w) {
   float* out = (float*)rt.scratch(slot, packed_floats(w.in, w.out) * 4 + kPrefetchSlack);
@@ -133,6 +139,24 @@ static const float* plain_weight(const Runtime& rt, Slot slot, const Weight& w) 
     pack_panel_kn(b, w.in, w.in, w.out, p, panel(out, w.out, p), [](vf x) { return x; });
   });
   return out;
+}
+
+// The same as C multiplies float32.
+template <class C, class T>
+static Operand plain_operand(const Runtime& rt, Slot slot, const Weight& w) {
+  if constexpr (C::parts) {
+    const int64_t steps = C::steps(w.out);
+    float *out = (float*)rt.scratch(slot, packed_bytes_as<C>(w.in, w.out)), *reach = out + packed_floats(w.in, steps);
+    for_tasks(rt, panels_of<C::dot>(w.in), [&](int64_t p) {
+      reach[p] = pack_plain_panel_in_parts((const T*)w.data, w.in, w.in, w.out, p, panel<C::dot>(out, steps, p),
+                                           [](vf x) { return x; });
+    });
+    Operand b(out);
+    b.reach = reach;
+    return b;
+  } else {
+    return plain_weight<T>(rt, slot, w);
+  }
 }
 
 // PaddedVectors of up to `floats` elements in all, each as float32 and readable up to whole vectors.

@@ -23,7 +23,7 @@ static void with_inner(const Weight& qkv, const Weight& proj, const F& f) {
   f(T{});
 }
 template <class C, class T>
-using Inner = typename choose<VITKERN_BF16_DOT && C::dot != Dot::f32, bf16, T>::type;
+using Inner = typename choose<VITKERN_BF16_DOT && (C::int8 || C::pairs), bf16, T>::type;
 
 // qkv = norm(x) weight^T + bias
 template <class T, class H>

@@ -24,13 +24,21 @@ static void linear(const Runtime& rt, const LinearArgs& a) {
   with_type(a.type, [&](auto t) { linear_as<decltype(t)>(rt, a); });
 }
 
-// dx = z W for z (rows, out) float32.
+// z W through the epilogue, for z (rows, out) float32.
+template <class T, class Y>
+static void multiply_by_plain(const Runtime& rt, int64_t rows, const float* z, int64_t stride, const Weight& weight,
+                              Slot slot, const Epilogue<Y>& epilogue) {
+  using C = Compute<float>;
+  const Operand b = plain_operand<C, T>(rt, slot, weight);
+  with_ready_rows<C>(rt, Rows<C, float>{z, stride, weight.out}, rows, weight.in, kNormed, [&](const auto& ready) {
+    multiply_all<C::dot>(rt, ready, rows, b, weight.in, C::steps(weight.out), epilogue);
+  });
+}
+// dx = z W
 template <class T>
 static void input_gradient(const Runtime& rt, int64_t rows, const float* z, int64_t stride, const Weight& weight,
                            Slot slot, T* dx) {
-  const float* b = plain_weight<T>(rt, slot, weight);
-  multiply_all(rt, PlainRows<float>{z, stride, weight.out}, rows, b, weight.in, weight.out,
-               Epilogue<T>{dx, weight.in});
+  multiply_by_plain<T>(rt, rows, z, stride, weight, slot, Epilogue<T>{dx, weight.in});
 }
 
 template <class T>

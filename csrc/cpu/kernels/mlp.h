@@ -46,7 +46,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
   }
   // Hidden rows, which the second product reads as they are, or converts.
   using H = typename choose<C::pairs, bf16, float>::type;
-  constexpr bool converts = C::int8 || C::rounds;
+  constexpr bool converts = C::int8 || C::rounds || C::parts;
   const int64_t ldh = C::pairs ? 2 * padded_stride(steps_hidden) : padded_stride(hidden);
   // The first product of rows [row, ...) into h, and into pre1 for training.
   auto first = [&](H* h, int64_t row) {
@@ -62,7 +62,7 @@ static void mlp_of(const Runtime& rt, const MlpArgs& a, const Source& x, const O
       for (int64_t r = 0; r < n; r++) C::end_row((float*)(h + r * ldh), hidden);
   };
   // Weights that no private cache holds are read anew for each block of rows.
-  const bool large = (in + out) * hidden * 4 / C::per_word > (4 << 20);
+  const bool large = (steps_in + C::steps(out)) * hidden * 4 > (4 << 20);
   constexpr int64_t kBlock = kOnTiles<C::dot> ? 256 : 128;  // with 200 an MLP of 1,568 rows was 5 % slower
   if (a.rows < rt.threads * kBlock * (large ? 4 : 1)) {
     // Too few rows to give every thread blocks: threads share the columns, and read each weight once.

@@ -27,16 +27,14 @@ static void mlp_backward_whole(const Runtime& rt, const MlpBackwardArgs& a) {
   if (!a.dx && !a.dweight1 && !a.dbias1) return;
   // The gradient at the pre-activation, float32.
   float* dpre = shared + (scaled ? a.rows * ldz : 0);
-  const float* b = plain_weight<T>(rt, kPackedB, a.weight2);
-  const PlainRows<float> rows{z, z_stride, out};
   if constexpr (sizeof(T) == 4) {
     Epilogue<float> e{dpre, ldh};
     e.activation = a.activation;
     e.derivative_at = (const float*)pre;
     e.side_stride = hidden;
-    multiply_all(rt, rows, a.rows, b, hidden, out, e);
+    multiply_by_plain<T>(rt, a.rows, z, z_stride, a.weight2, kPackedB, e);
   } else {
-    multiply_all(rt, rows, a.rows, b, hidden, out, Epilogue<float>{dpre, ldh});
+    multiply_by_plain<T>(rt, a.rows, z, z_stride, a.weight2, kPackedB, Epilogue<float>{dpre, ldh});
     for_tasks(rt, a.rows, [&](int64_t r) {
       for (int64_t c = 0; c < hidden; c += W) {
         vf v = load_up_to(pre + r * hidden + c, (int)smaller<int64_t>(W, hidden - c));

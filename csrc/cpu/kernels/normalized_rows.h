@@ -23,7 +23,7 @@ struct NormalizedRows {
       float* out = buffer + r * *lda;
       float mean, scale;
       moments(x, k, eps, &mean, &scale);
-      if constexpr (C::int8 || C::rounds) {
+      if constexpr (C::int8 || C::rounds || C::parts) {
         normalize(x, k, mean, scale, weight, bias, wide);
         C::put(wide, k, range, out, *lda);
       } else {

@@ -26,7 +26,8 @@ struct PatchRows {
   const float* block(int64_t row, int64_t n, float* buffer, int64_t* lda) const {
     *lda = C::stride(grid.in());
     for (int64_t r = 0; r < n; r++) {
-      float* out = buffer + r * *lda;
+      float* packed = buffer + r * *lda;
+      float* out = C::parts ? buffer + n * *lda : packed;  // one row behind the others, before it is cut
       C::end_row(out, grid.in());
       for_pixel_rows(grid, images, row + r, [&](const T* pixels, int64_t offset) {
         if constexpr (C::pairs) {
@@ -37,6 +38,7 @@ struct PatchRows {
         for (; i + W <= grid.patch_width; i += W) store(out + offset + i, load(pixels + i));
         for (; i < grid.patch_width; i++) out[offset + i] = to_float(pixels[i]);
       });
+      if constexpr (C::parts) C::put(out, grid.in(), {}, packed, *lda);
     }
     return buffer;
   }
@@ -69,7 +71,7 @@ static void patch_embed_backward_as(const Runtime& rt, const PatchEmbedBackwardA
   }
   if (a.dweight || a.dbias)
     weight_gradient(rt, rows, out, in, z, stride,
-                    [&](int64_t, int64_t) { return PatchRows<Compute<float>, T>{a.grid, (const T*)a.images}; }, true,
+                    [&](int64_t, int64_t) { return PatchRows<Floats, T>{a.grid, (const T*)a.images}; }, true,
                     false, [](vf v) { return v; }, (T*)a.dweight, (T*)a.dbias);
   if (!a.dimages || rows == 0) return;
   const float* b = plain_weight<T>(rt, kPackedB, a.weight);

@@ -15,6 +15,7 @@
 #endif
 
 #define VK_INLINE static inline __attribute__((always_inline))
+#define VK_ALWAYS __attribute__((always_inline))  // of lambdas
 #define VK_UNROLL _Pragma("GCC unroll 16")
 
 namespace vitkern::VITKERN_ISA {

@@ -1,0 +1,267 @@
+// float32 in three parts of bfloat16: x = high + middle + low, each part the rest of those before it, rounded.
+// Products of such parts are what tile registers do. Of the nine, six are computed: the other three are below
+// 2^-26 of a product, and float32 rounds each to 2^-24. (Henry, Tang and Heinecke, "Leveraging the bfloat16
+// artificial intelligence datatype for higher-precision computations", 2019.)
+//
+// 32 floats of a row are 48 words: 16 with pairs of high parts, those of the floats i and i + 16, then 16 of middle
+// parts and 16 of low ones.
+#pragma once
+#include "pack.h"
+
+namespace vitkern::VITKERN_ISA {
+
+constexpr int kPartsFloats = 32, kPartsWords = 48, kPlane = 16;
+
+// Words that k floats take, and floats that are in so many words.
+constexpr int64_t words_in_parts(int64_t k) { return (k + kPartsFloats - 1) / kPartsFloats * kPartsWords; }
+constexpr int64_t floats_in_parts(int64_t words) { return words / kPartsWords * kPartsFloats; }
+
+#if VITKERN_AMX
+// Tiles take numbers below 2^-126 for zero, operands, products and sums, and the high part of a number may
+// round up to infinity. So products of parts are right where a row's largest magnitude, and a panel's, keep
+// away from both ends; there, what is lost is below float32's last place of their product.
+constexpr float kLeast = 0x1p-90f, kMost = 0x1p120f, kLift = 0x1p120f;
+
+// Of rows: the smallest and largest of their reaches (magnitudes of their largest elements) but zeros.
+struct Reach {
+  float low = kMost, high = 0;
+  bool finite = true;
+
+  void add(float reach) {
+    if (!(reach < kMost)) finite = false;  // or a NaN
+    else if (reach > 0) low = smaller(low, reach), high = larger(high, reach);
+  }
+  // Whether products with a panel over k floats are right.
+  bool times(float panel, int64_t k) const {
+    if (!finite || !(panel < kMost)) return false;
+    if (high == 0 || panel == 0) return true;
+    return low >= kLeast && panel >= kLeast && low * panel >= kLeast && high * panel * (float)k < kMost;
+  }
+};
+
+// Rounded to bfloat16's digits.
+VK_INLINE vf rounded(vf x) { return (vf)(((vu)x + 0x8000u) & 0xffff0000u); }
+VK_INLINE vf pairs_of(vf x, vf y) { return (vf)((vu)x >> 16 | ((vu)y & 0xffff0000u)); }
+
+// 32 floats' parts.
+struct Chunk {
+  vf high, middle, low;
+  VK_ALWAYS Chunk(vf x, vf y) {
+    const vf a = rounded(x), b = rounded(y);
+    high = pairs_of(a, b);
+    x = x - a, y = y - b;
+    const vf c = rounded(x), d = rounded(y);
+    middle = pairs_of(c, d);
+    low = pairs_of(x - c, y - d);  // which have no more digits than that
+  }
+  VK_ALWAYS void put(float* out, int64_t plane = kPlane) const {
+    store(out, high), store(out + plane, middle), store(out + 2 * plane, low);
+  }
+};
+
+// The largest magnitudes so far, as integers: so a NaN is larger than all others.
+struct Magnitudes {
+  vi most = {};
+  VK_ALWAYS void add(vf x, vf y) {
+    const vi a = (vi)abs(x), b = (vi)abs(y), c = a > b ? a : b;
+    most = c > most ? c : most;
+  }
+  float largest() const {
+    int32_t bits = 0;
+    for (int j = 0; j < W; j++) bits = larger(bits, most[j]);
+    float result;
+    memcpy(&result, &bits, 4);
+    return result;
+  }
+};
+// Whether tiles multiply what reaches so far, and the factor that exact parts of it take.
+VK_INLINE bool ordinary(float reach) { return reach == 0 || (reach >= kLeast && reach < kMost); }
+VK_INLINE float lift_of(float reach) { return reach < kLeast ? kLift : 1.f; }
+
+// The same of one float, whatever it is: infinities and NaNs are their own high parts, and what would round to
+// infinity is cut. `next` is how far apart the parts are.
+VK_INLINE void put_exact_parts(float x, bf16* out, int64_t next) {
+  for (int part = 0; part < 3; part++) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bf16& high = out[part * next];
+    high.bits = (uint16_t)((bits + 0x8000u) >> 16);
+    const bool finite = (bits & 0x7f800000) != 0x7f800000;
+    if (!finite) put(&high, x);
+    else if ((high.bits & 0x7f80) == 0x7f80) high.bits = (uint16_t)(bits >> 16);
+    x = finite ? x - to_float(high) : 0.f;
+  }
+}
+// Where the high part of a row's element k is, in bfloat16.
+VK_INLINE int64_t part_of(int64_t k) {
+  const int64_t i = k % kPartsFloats;
+  return k / kPartsFloats * kPartsWords * 2 + i % kPlane * 2 + i / kPlane;
+}
+
+// x[0:k] in parts, with zeros behind it; returns the row's reach. A row that tiles would not multiply rightly
+// gets exact parts, to be made whole again; with `lift` those of a row below kLeast are of x * kLift, since
+// bfloat16 has no digits for the low part of such numbers.
+static float put_parts(const float* x, int64_t k, float* out, bool lift) {
+  Magnitudes magnitudes;
+  auto put = [&](vf a, vf b, float* to) VK_ALWAYS {
+    magnitudes.add(a, b);
+    Chunk(a, b).put(to);
+  };
+  float* to = out;
+  int64_t i = 0;
+  for (; i + kPartsFloats <= k; i += kPartsFloats, to += kPartsWords) put(load(x + i), load(x + i + W), to);
+  if (i < k) {
+    const int left = (int)(k - i);
+    put(left >= W ? load(x + i) : load_n(x + i, left), left > W ? load_n(x + i + W, left - W) : vf{}, to);
+  }
+  const float reach = magnitudes.largest();
+  if (!ordinary(reach)) {
+    memset(out, 0, words_in_parts(k) * 4);
+    const float factor = lift ? lift_of(reach) : 1.f;
+    for (int64_t j = 0; j < k; j++) put_exact_parts(x[j] * factor, (bf16*)out + part_of(j), 2 * kPlane);
+  }
+  return reach;
+}
+
+// Panel p of B = weight^T, (n, k), in parts, by way of `rows`: W of them, `stride` apart. Returns its reach.
+template <class T>
+static float pack_panel_in_parts(const T* weight, int64_t n, int64_t k, int64_t p, float* rows, int64_t stride,
+                                 float* out) {
+  constexpr Dot D = Dot::f32_parts;
+  const int64_t width = panel_width<D>(n, p);
+  for (bool lift = false;; lift = true) {  // once more for a panel that is below kLeast
+    Reach reach;
+    for (int64_t c = 0; c < width; c += W) {
+      const int64_t first = p * kPanel<D> + c;
+      const int valid = (int)smaller<int64_t>(W, n - first);
+      for (int r = 0; r < valid; r++) reach.add(put_parts(weight + (first + r) * k, k, rows + r * stride, lift));
+      pack_transposed(rows, stride, valid, words_in_parts(k), out + c, width);
+    }
+    if (!reach.finite) return __builtin_nanf("");
+    if (lift || reach.high == 0 || reach.high >= kLeast) return reach.high;
+  }
+}
+
+// Panel p of B, row-major (k, n), each element through f, in parts. Returns its reach.
+template <class T, class F>
+static float pack_plain_panel_in_parts(const T* b, int64_t stride, int64_t n, int64_t k, int64_t p, float* out,
+                                       const F& f) {
+  constexpr Dot D = Dot::f32_parts;
+  const int64_t width = panel_width<D>(n, p);
+  // Calls put(two vectors of rows i and i + 16, where their high parts go).
+  auto for_pairs = [&](const auto& put) VK_ALWAYS {
+    for (int64_t i = 0; i < k; i += kPartsFloats)
+      for (int64_t c = 0; c < width; c += W) {
+        const T* from = b + i * stride + p * kPanel<D> + c;
+        const int live = (int)smaller<int64_t>(W, n - p * kPanel<D> - c);
+        auto row = [&](int64_t r) VK_ALWAYS {
+          if (i + r >= k) return vf{};
+          return f(live == W ? load(from + r * stride) : load_n(from + r * stride, live));
+        };
+        float* to = out + i / kPartsFloats * kPartsWords * width + c;
+        for (int64_t w = 0; w < kPlane; w++) put(row(w), row(w + kPlane), to + w * width);
+      }
+  };
+  Magnitudes magnitudes;
+  for_pairs([&](vf x, vf y, float* to) VK_ALWAYS {
+    magnitudes.add(x, y);
+    Chunk(x, y).put(to, kPlane * width);
+  });
+  const float reach = magnitudes.largest();
+  if (!ordinary(reach))
+    for_pairs([&](vf x, vf y, float* to) {
+      for (int j = 0; j < W; j++) {
+        put_exact_parts(x[j] * lift_of(reach), (bf16*)(to + j), 2 * kPlane * width);
+        put_exact_parts(y[j] * lift_of(reach), (bf16*)(to + j) + 1, 2 * kPlane * width);
+      }
+    });
+  return reach;
+}
+
+// A = rows^T, of n rows and `columns`, in parts: rows `lda` words apart with the reach of each in its last word.
+static void put_transposed_parts(const float* rows, int64_t stride, int64_t n, int64_t columns, float* out,
+                                 int64_t lda) {
+  for (int64_t i = 0; i < n; i += kPartsFloats)
+    for (int64_t o = 0; o < columns; o += W) {
+      const float* from = rows + i * stride + o;
+      const int live = (int)smaller<int64_t>(W, columns - o);
+      auto row = [&](int64_t r) VK_ALWAYS {
+        if (i + r >= n) return vf{};
+        return live == W ? load(from + r * stride) : load_n(from + r * stride, live);
+      };
+      Magnitudes magnitudes;
+      vf high[W], middle[W], low[W];
+      for (int w = 0; w < kPlane; w++) {
+        const vf x = row(w), y = row(w + kPlane);
+        magnitudes.add(x, y);
+        const Chunk chunk(x, y);
+        high[w] = chunk.high, middle[w] = chunk.middle, low[w] = chunk.low;
+      }
+      float* to = out + o * lda + i / kPartsFloats * kPartsWords;
+      auto put = [&](vf (&words)[W], float* part) VK_ALWAYS {
+        transpose(words);
+        for (int j = 0; j < live; j++) store(part + j * lda, words[j]);
+      };
+      put(high, to), put(middle, to + kPlane), put(low, to + 2 * kPlane);
+      for (int j = 0; j < live; j++) {
+        int32_t bits, *reach = &bits;
+        memcpy(reach, out + (o + j + 1) * lda - 1, 4);
+        *reach = i == 0 ? magnitudes.most[j] : larger(*reach, magnitudes.most[j]);
+        memcpy(out + (o + j + 1) * lda - 1, reach, 4);
+      }
+    }
+  for (int64_t o = 0; o < columns; o++) {
+    const float reach = out[(o + 1) * lda - 1];
+    if (ordinary(reach)) continue;
+    for (int64_t i = 0; i < n; i++)
+      put_exact_parts(rows[i * stride + o] * lift_of(reach), (bf16*)(out + o * lda) + part_of(i), 2 * kPlane);
+  }
+}
+
+// The floats of pairs of parts: the first of each, and the second.
+VK_INLINE vf join_first(vf high, vf middle, vf low) {
+  return ((vf)((vu)middle << 16) + (vf)((vu)low << 16)) + (vf)((vu)high << 16);
+}
+VK_INLINE vf join_second(vf high, vf middle, vf low) {
+  const vu mask = (vu)splat_int((int32_t)0xffff0000);
+  return ((vf)((vu)middle & mask) + (vf)((vu)low & mask)) + (vf)((vu)high & mask);
+}
+VK_INLINE vf join_factor(float reach) { return splat(reach < kLeast ? 1 / kLift : 1.f); }
+
+// The floats that a row's words were.
+static void join_row(const float* row, int64_t words, float reach, float* out) {
+  const vf factor = join_factor(reach);
+  for (int64_t i = 0; i < words; i += kPartsWords, out += kPartsFloats) {
+    const vf high = load(row + i), middle = load(row + i + kPlane), low = load(row + i + 2 * kPlane);
+    store(out, join_first(high, middle, low) * factor);
+    store(out + kPlane, join_second(high, middle, low) * factor);
+  }
+}
+// The same of a panel.
+static void join_panel(const float* panel, int64_t words, int64_t width, float reach, float* out) {
+  const vf factor = join_factor(reach);
+  for (int64_t i = 0; i < words; i += kPartsWords, out += kPartsFloats * width)
+    for (int64_t w = 0; w < kPlane; w++)
+      for (int64_t c = 0; c < width; c += W) {
+        const float* at = panel + (i + w) * width + c;
+        const vf high = load(at), middle = load(at + kPlane * width), low = load(at + 2 * kPlane * width);
+        store(out + w * width + c, join_first(high, middle, low) * factor);
+        store(out + (w + kPlane) * width + c, join_second(high, middle, low) * factor);
+      }
+}
+
+// Whether element k of a panel's column is this number. Numbers that are taken for zero are any.
+VK_INLINE bool holds_parts(const float* panel, int64_t width, int64_t column, int64_t k, float number) {
+  if (__builtin_fabsf(number) < kLeast) return true;
+  bf16 parts[3];
+  put_exact_parts(number, parts, 1);
+  const int64_t at = part_of(k);
+  for (int i = 0; i < 3; i++) {
+    const bf16* word = (const bf16*)(panel + (at / 2 + i * kPlane) * width + column);
+    if (memcmp(word + at % 2, parts + i, sizeof(bf16)) != 0) return false;
+  }
+  return true;
+}
+#endif
+
+}  // namespace vitkern::VITKERN_ISA

@@ -1,0 +1,163 @@
+"""Products of float32 in parts of bfloat16, which is what instruction sets with tile registers make of them.
+
+All of it holds for every instruction set: what is asked is what float32 gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.ops.harness import on_isa
+from vitkern import ops
+from vitkern.ops import _cpu
+
+SHAPES = (
+    [(rows, 64, 32) for rows in (1, 15, 16, 17, 31, 32, 33, 65)]
+    + [(33, inputs, 40) for inputs in (1, 2, 15, 16, 17, 31, 32, 33, 47, 63, 65, 100)]
+    + [(33, 70, width) for width in (1, 15, 16, 17, 31, 32, 33, 47, 49, 96)]
+    # Pieces of K with sums of their own; few rows, and many.
+    + [(20, 769, 33), (70, 1537, 64), (300, 2400, 70), (1500, 800, 40)]
+)
+
+
+@pytest.fixture(params=_cpu.isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with on_isa(request.param):
+        yield request.param
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return ops.linear(x, weight, backend="cpu")
+
+
+def gradients(
+    f: object, x: torch.Tensor, weight: torch.Tensor, dy: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    y = f(x, weight)  # type: ignore[operator]
+    dx, dw = torch.autograd.grad(y, (x, weight), dy)
+    return dx, dw
+
+
+def error(result: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((result.double() - exact).abs().max() / exact.abs().max())
+
+
+@torch.no_grad()
+def test_whole_numbers_are_exact() -> None:
+    """They have high and middle parts, in every tail of rows, columns and K."""
+    for rows, inputs, width in SHAPES:
+        most = int(math.sqrt(2**23 / inputs))
+        x = torch.randint(-most, most + 1, (rows, inputs), generator=generator()).float()
+        w = torch.randint(-most, most + 1, (width, inputs), generator=generator(1)).float()
+        assert torch.equal(linear(x, w), (x.double() @ w.double().T).float()), (rows, inputs, width)
+
+
+@torch.no_grad()
+def test_the_identity_changes_no_bit() -> None:
+    """So the low parts are there, too, of activations and of weights."""
+    x = torch.randn(70, 96, generator=generator()) * torch.logspace(-9, 9, 70)[:, None]
+    identity = torch.eye(96)
+    assert torch.equal(linear(x, identity), x)
+    assert torch.equal(linear(identity, x), x.T)
+
+
+@pytest.mark.parametrize("positive", [False, True], ids=["normal", "positive"])
+def test_no_more_error_than_eager(positive: bool) -> None:
+    """Outputs and gradients within twice eager's, over short and long K."""
+    make = torch.rand if positive else torch.randn
+    for rows, inputs, width in SHAPES[-4:] + [(197, 3072, 96), (64, 384, 1536)]:
+        x, w = make(rows, inputs, generator=generator()), make(width, inputs, generator=generator(1))
+        dy = make(rows, width, generator=generator(2))
+        exact = gradients(F.linear, x.double(), w.double(), dy.double())
+        for ours, eager, result in zip(
+            (linear(x, w), *gradients(linear, x, w, dy)),
+            (F.linear(x, w), *gradients(F.linear, x, w, dy)),
+            (F.linear(x.double(), w.double()), *exact),
+            strict=True,
+        ):
+            assert error(ours, result) <= 2 * error(eager, result), (rows, inputs, width)
+
+
+SCALES = [1e-44, 1e-40, 1e-36, 1e-30, 1e-24, 1e24, 1e36, 3e38]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_both_ends_of_the_range(scale: float) -> None:
+    """Magnitudes that bfloat16 has no digits for, or that its products would lose or overflow with."""
+    x = torch.rand(45, 70, generator=generator()) * 0.9 * scale
+    w = torch.randn(50, 70, generator=generator(1)) / 70
+    # A sum of products may be a denormal: eager's are whole to the last place, and so are these.
+    place = 2.0**-149
+    for a, b in ((x, w), (w, x)):
+        exact = a.double() @ b.double().T
+        limit = 2 * (F.linear(a, b).double() - exact).abs().max().clamp_min(place)
+        assert (linear(a, b).double() - exact).abs().max() <= limit
+    dy = torch.randn(45, 50, generator=generator(2)) / 50
+    for case in ((x, w, dy), (w[:45, :50] @ torch.eye(50, 70), w, dy * scale)):
+        exact_gradients = gradients(F.linear, *(t.double() for t in case))
+        for ours, eager, result in zip(
+            gradients(linear, *case), gradients(F.linear, *case), exact_gradients, strict=True
+        ):
+            limit = 2 * (eager.double() - result).abs().max().clamp_min(place)
+            assert (ours.double() - result).abs().max() <= limit
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3.4e38])
+@pytest.mark.parametrize("where", ["x", "weight", "dy"])
+def test_values_that_are_not_finite_stay_where_they_belong(where: str, value: float) -> None:
+    """As in eager: infinities stay infinite, and other rows and columns stay as they were."""
+    operands = {
+        "x": torch.randn(45, 70, generator=generator()),
+        "weight": torch.randn(50, 70, generator=generator(1)),
+        "dy": torch.randn(45, 50, generator=generator(2)),
+    }
+    operands[where][5, 7] = value
+    x, w, dy = operands.values()
+    for ours, eager in zip(
+        (linear(x, w), *gradients(linear, x, w, dy)),
+        (F.linear(x, w), *gradients(F.linear, x, w, dy)),
+        strict=True,
+    ):
+        assert torch.equal(ours.isnan(), eager.isnan())
+        assert torch.equal(ours.isinf(), eager.isinf())
+        infinite = eager.isinf()
+        assert torch.equal(ours[infinite], eager[infinite])
+        finite = eager.isfinite()
+        assert torch.allclose(ours[finite], eager[finite], rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_to_sum_up() -> None:
+    for shapes in (((40, 0), (50, 0)), ((0, 70), (50, 70)), ((40, 70), (0, 70))):
+        x, w = (torch.zeros(shape) for shape in shapes)
+        assert torch.equal(linear(x, w), F.linear(x, w))
+
+
+@torch.no_grad()
+def test_zeros() -> None:
+    x, w = torch.zeros(40, 70), torch.zeros(50, 70)
+    w[3] = 2.0
+    assert torch.equal(linear(x, w), torch.zeros(40, 50))
+    assert torch.equal(linear(w, x), torch.zeros(50, 40))
+
+
+@torch.no_grad()
+def test_a_last_bit_that_changes_unseen_is_seen() -> None:
+    """Packed weights are compared in all of their parts, also where no version tells of a change."""
+    weight = torch.nn.Parameter(torch.randn(64, 96, generator=generator()))
+    identity = torch.eye(96)
+    assert torch.equal(ops.linear(identity, weight), weight.T)
+    assert torch.equal(ops.linear(identity, weight), weight.T)  # from its packed form
+    alias = torch.from_numpy(weight.detach().numpy())
+    alias.copy_(torch.nextafter(alias, torch.tensor(math.inf)))
+    assert torch.equal(ops.linear(identity, weight), weight.T)
