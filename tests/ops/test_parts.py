@@ -76,7 +76,10 @@ def test_no_more_error_than_eager(positive: bool) -> None:
     """Outputs and gradients within twice eager's, over short and long K."""
     make = torch.rand if positive else torch.randn
     for rows, inputs, width in SHAPES[-4:] + [(197, 3072, 96), (64, 384, 1536)]:
-        x, w = make(rows, inputs, generator=generator()), make(width, inputs, generator=generator(1))
+        x, w = (
+            make(rows, inputs, generator=generator()),
+            make(width, inputs, generator=generator(1)),
+        )
         dy = make(rows, width, generator=generator(2))
         exact = gradients(F.linear, x.double(), w.double(), dy.double())
         for ours, eager, result in zip(
