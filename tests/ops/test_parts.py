@@ -1,4 +1,4 @@
-"""Products of float32 in parts of bfloat16, which is what instruction sets with tile registers make of them.
+"""Products of float32 in parts of bfloat16, as instruction sets with tile registers compute them.
 
 All of it holds for every instruction set: what is asked is what float32 gives.
 """
@@ -75,7 +75,7 @@ def test_the_identity_changes_no_bit() -> None:
 def test_no_more_error_than_eager(positive: bool) -> None:
     """Outputs and gradients within twice eager's, over short and long K."""
     make = torch.rand if positive else torch.randn
-    for rows, inputs, width in SHAPES[-4:] + [(197, 3072, 96), (64, 384, 1536)]:
+    for rows, inputs, width in [*SHAPES[-4:], (197, 3072, 96), (64, 384, 1536)]:
         x, w = (
             make(rows, inputs, generator=generator()),
             make(width, inputs, generator=generator(1)),
@@ -96,7 +96,7 @@ SCALES = [1e-44, 1e-40, 1e-36, 1e-30, 1e-24, 1e24, 1e36, 3e38]
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_both_ends_of_the_range(scale: float) -> None:
-    """Magnitudes that bfloat16 has no digits for, or that its products would lose or overflow with."""
+    """Magnitudes that bfloat16 has no digits for, or whose products it would lose."""
     x = torch.rand(45, 70, generator=generator()) * 0.9 * scale
     w = torch.randn(50, 70, generator=generator(1)) / 70
     # A sum of products may be a denormal: eager's are whole to the last place, and so are these.
@@ -156,7 +156,7 @@ def test_zeros() -> None:
 
 @torch.no_grad()
 def test_a_last_bit_that_changes_unseen_is_seen() -> None:
-    """Packed weights are compared in all of their parts, also where no version tells of a change."""
+    """Packed weights are compared in all of their parts, where no version tells of a change."""
     weight = torch.nn.Parameter(torch.randn(64, 96, generator=generator()))
     identity = torch.eye(96)
     assert torch.equal(ops.linear(identity, weight), weight.T)

@@ -95,9 +95,9 @@ def test_float32_on_the_cpu_backend(name: str) -> None:
         return checks
 
     for kind in ("output", "dinput", "dmodel"):
-        # The worst of two inputs: eager may be lucky with one. Where a model has kinks (ReLU in the position
-        # biases of Swin V2, the points of deformable attention) either side may be on the wrong side of one:
-        # 0.3 to 2.6 times eager's error, from input to input. There the mean of six decides.
+        # The worst of two inputs: eager may be lucky with one. Where a model has kinks (ReLU in the
+        # position biases of Swin V2, the points of deformable attention) either may be on the wrong
+        # side of one: 0.3 to 2.6 times eager's error, from input to input. The mean of six decides.
         checks = errors(kind, (1.0, -1.0))
         error, allowed = (max(getattr(c, which) for c in checks) for which in ("error", "allowed"))
         if error > allowed:
