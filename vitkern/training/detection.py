@@ -15,6 +15,7 @@ from vitkern.data.detection import Objects, check_annotations, collate
 from vitkern.models import SetCriterion, post_process
 from vitkern.models.detr import Detections
 from vitkern.models.detr.boxes import to_corners
+from vitkern.training import sampling
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import autocast
 from vitkern.training.plots import plot_classes
@@ -119,14 +120,14 @@ def detections_of(
     """
     if len(data) == 0:
         raise ValueError("data must have at least one image, got an empty split")
-    part = Subset(data, range(rank, len(data), processes))
+    share, count = sampling.even_share(len(data), rank, processes)
     logits: list[torch.Tensor] = []
     boxes: list[torch.Tensor] = []
     targets: list[Objects] = []
     with torch.inference_mode(), autocast(device, precision):
         # A generator of its own: an epoch's validation draws nothing from the global one.
         for batch in DataLoader(
-            part,
+            Subset(data, share),
             batch_size,
             num_workers=workers,
             collate_fn=collate,
@@ -137,7 +138,7 @@ def detections_of(
             logits.extend(found["pred_logits"].float().cpu())
             boxes.extend(found["pred_boxes"].float().cpu())
             targets.extend(batch["targets"])
-    mine = list(zip(range(rank, len(data), processes), logits, boxes, targets, strict=True))
+    mine = list(zip(share, logits, boxes, targets, strict=True))[:count]
     everything = mine if processes == 1 else sorted(gather_object(mine), key=lambda one: one[0])
     return {
         "pred_logits": torch.stack([one[1] for one in everything]),
