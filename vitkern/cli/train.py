@@ -2,8 +2,8 @@
 
 The run's folder gets its best weights, checkpoints, history.jsonl, curves.png, confusion.png and
 summary.json, which has the figures of the test split too. Killed or interrupted, the same command
-with --resume goes on where it was. Several processes: torchrun --nproc-per-node 2 -m vitkern.cli train ...
-share each batch (DDP), with --fsdp the parameters too.
+with --resume goes on where it was. Under torchrun (torchrun --nproc-per-node 2 -m
+vitkern.cli train ...) processes share each batch, and with --fsdp the parameters as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parameters, gradients and optimizer state split over processes: PyTorch's FSDP2.
 
-Accelerate has a plugin for it, which it ignores where the processes compute on CPUs (in 1.15 its
-state looks at the plugin for accelerators only). So ``fully_shard`` is called here, for all devices.
+Accelerate has a plugin for it, which it ignores where the processes compute on CPUs (1.15 asks for
+it on accelerators only). So ``fully_shard`` is called here, for all devices.
 
 A block's own forward, patched or not, runs while FSDP has put its whole parameters in place of the
 parts (DTensors). State leaves as whole tensors and comes back as such: files do not tell how many
@@ -103,7 +103,7 @@ def load_model(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """The same of an optimizer's state, whose tensors are as large as their parameters, or scalar."""
+    """The same of an optimizer's state: tensors as large as their parameters, and scalars."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     parts = {
         number: {name: _like(parameters[number], value) for name, value in values.items()}
