@@ -58,35 +58,43 @@ def drop_newest(folder: Path) -> None:
 def same(found: dict[str, Any], alone: dict[str, Any]) -> None:
     """Losses, norms of gradients and validations, but for the order of sums."""
     assert len(found["losses"]) == STEPS
-    for name in ("losses", "norms"):
+    for name in ("losses", "norms", "parts"):
         torch.testing.assert_close(
             torch.tensor(found[name]), torch.tensor(alone[name]), rtol=2e-4, atol=1e-5
         )
     for ours, theirs in zip(found["valid"], alone["valid"], strict=True):
-        assert ours["images"] == theirs["images"] == 21
+        assert ours["images"] == theirs["images"] > 0
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-        assert ours["confusion"] == theirs["confusion"]
+        assert ours.get("confusion") == theirs.get("confusion")
 
 
-@pytest.mark.parametrize("distributed", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(tmp_path: Path, distributed: str) -> None:
-    alone = scaled_out.train(tmp_path / "one")
+@pytest.mark.parametrize(
+    "model, distributed",
+    [
+        ("swin", "ddp"),
+        ("swin", "fsdp"),
+        ("detr", "fsdp"),
+        pytest.param("detr", "ddp", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(tmp_path: Path, model: str, distributed: str) -> None:
+    alone = scaled_out.train(tmp_path / "one", model)
     drop_newest(tmp_path / "one")
-    found = torchrun("tests.training.scaled_out", str(tmp_path), distributed)
+    found = torchrun("tests.training.scaled_out", str(tmp_path), model, distributed)
     assert found["processes"] == 2
     assert found["patched"] == alone["patched"] > 0
     same(found, alone)
     # A process has about half of the parameters, or all.
     assert found["elements"] == alone["elements"] == alone["here"]
     share = found["here"] / found["elements"]
-    assert share == 1 if distributed == "ddp" else 0.5 <= share < 0.51
+    assert share == 1 if distributed == "ddp" else 0.5 <= share < 0.52
     # Two go on from what one has written, and one from what two have.
     same(found["resumed"], alone)
     told: list[str] = []
     assert CheckpointStore(tmp_path / "two").newest(told.append) is not None
     assert not told
     drop_newest(tmp_path / "two")
-    same(scaled_out.train(tmp_path / "two", resume=True), alone)
+    same(scaled_out.train(tmp_path / "two", model, resume=True), alone)
 
 
 @pytest.mark.parametrize("count, processes", [(17, 2), (1, 2), (4, 2), (5, 3)])

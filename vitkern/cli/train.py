@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="any setting of a recipe, as train.ema=0.99 or model.arguments.depth=4",
     )
-    parser.add_argument("--resume", action="store_true", help="go on where the run was")
+    parser.add_argument("--resume", action="store_true", help="go on where the run was, to its end")
     parser.add_argument("--no-patch", action="store_true", help="train on plain PyTorch")
     parser.add_argument(
         "--fsdp", action="store_true", help="under torchrun, split the parameters (FSDP2)"

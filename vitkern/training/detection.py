@@ -15,6 +15,7 @@ from vitkern.data.detection import Objects, check_annotations, collate
 from vitkern.models import SetCriterion, post_process
 from vitkern.models.detr import Detections
 from vitkern.models.detr.boxes import to_corners
+from vitkern.models.detr.criterion import mean_over_processes
 from vitkern.training import sampling
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import autocast
@@ -63,9 +64,16 @@ class Detection(Task):
         return (batch["images"].to(device), None if mask is None else mask.to(device)), targets
 
     def losses(self, outputs: Any, targets: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Those of the criterion. Its sums are over the batch: each image gets the batch's loss."""
+        """Those of the criterion. Its sums are over the batch: each image gets the batch's loss.
+
+        The mean of processes' losses is that of the whole batch. Processes weigh as much as they
+        have images, which may be one more or less: so losses are divided by that.
+        """
         found: dict[str, torch.Tensor] = self.loss(outputs, targets)
-        return {**found, "loss": found["loss"].expand(len(images))}
+        error = found.pop("cardinality_error")  # a mean over images
+        (mean,) = mean_over_processes([len(images)], images.device)
+        found = {name: value * (mean / len(images)) for name, value in found.items()}
+        return {**found, "cardinality_error": error, "loss": found["loss"].expand(len(images))}
 
     def evaluate(self, model: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
         """What :func:`average_precision` gives, and "loss" and its parts of the last layer."""

@@ -88,7 +88,8 @@ def _without_reducing(model: Any) -> Iterator[None]:
 def whole(state: Any) -> Any:
     """Nested state with whole tensors in place of parts. All processes must call it together."""
     if isinstance(state, torch.Tensor):
-        return state.full_tensor() if _is_part(state) else state
+        part: Any = state
+        return part.full_tensor() if _is_part(state) else state
     if isinstance(state, Mapping):
         return {key: whole(value) for key, value in state.items()}
     if isinstance(state, (list, tuple)):

@@ -17,7 +17,13 @@ from torch import nn
 
 from vitkern.patching import PatchReport, patch
 from vitkern.training import files, sampling, sharding
-from vitkern.training.checkpoint import CheckpointError, CheckpointStore, check_fits, write_state
+from vitkern.training.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    check_fits,
+    check_settings,
+    write_state,
+)
 from vitkern.training.classification import Classification, Mix
 from vitkern.training.config import TrainConfig
 from vitkern.training.fitness import check_fitness, check_types, checkpoint_blocks
@@ -25,7 +31,7 @@ from vitkern.training.history import History
 from vitkern.training.losses import CrossEntropy
 from vitkern.training.parameters import parameter_groups
 from vitkern.training.plots import plot_history
-from vitkern.training.progress import Progress
+from vitkern.training.progress import Progress, show_epoch
 from vitkern.training.result import Standing, TrainResult
 from vitkern.training.schedule import Schedule
 from vitkern.training.step import Stepper
@@ -58,7 +64,7 @@ class Trainer:
             Within a process's part of a batch.
         task: what else than classes the model is trained for, such as :class:`Detection`.
         extra: plain data that is kept with the checkpoints, such as how to build the model.
-        progress: draw a bar, where the error stream is a terminal.
+        progress: draw a bar, or where the error stream is no terminal write a line an epoch.
         report: is told of damaged checkpoints, full disks and the like; a log if None.
 
     Raises:
@@ -266,17 +272,18 @@ class Trainer:
             )
             self._compare(epoch, valid)
             self._schedule.epoch(valid[self.config.monitor])
-        self._history.add(
-            {
-                "kind": "epoch",
-                "step": at.step,
-                "epoch": epoch,
-                "loss": at.loss_sum / at.loss_steps,
-                "valid": valid,
-                "best": at.best_epoch == epoch,
-                "seconds": round(seconds, 3),
-            }
-        )
+        entry = {
+            "kind": "epoch",
+            "step": at.step,
+            "epoch": epoch,
+            "loss": at.loss_sum / at.loss_steps,
+            "valid": valid,
+            "best": at.best_epoch == epoch,
+            "seconds": round(seconds, 3),
+        }
+        self._history.add(entry)
+        if self._draw and self.accelerator.is_main_process:
+            show_epoch(entry, self.config.epochs, self.config.monitor)
         at.loss_sum, at.loss_steps = 0.0, 0
         self._save()
         if time.monotonic() - self._drawn > 30:
@@ -358,17 +365,9 @@ class Trainer:
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        check_fits(state["model"], self.model.state_dict(), f"the checkpoint in {self.folder}")
-        run = self._run()
-        other = [
-            f"{name} was {state['run'].get(name)!r} and is {value!r}"
-            for name, value in run.items()
-            if state["run"].get(name) != value
-        ]
-        if other:
-            raise CheckpointError(
-                f"the checkpoint in {self.folder} is of other settings: {'; '.join(other)}"
-            )
+        source = f"the checkpoint in {self.folder}"
+        check_fits(state["model"], self.model.state_dict(), source)
+        check_settings(state["run"], self._run(), source)
         sharding.load_model(self.model, state["model"])
         if self._ema is not None:
             sharding.load_model(self._ema.module, state["ema"])
