@@ -41,7 +41,7 @@ def test_a_row_survives_json() -> None:
     "options, message",
     [
         ({"batch": 0}, "batch must be at least 1, got 0"),
-        ({"batch": 1, "mode": "test"}, "mode must be 'eval' or 'train', got 'test'"),
+        ({"batch": 1, "mode": "test"}, "mode must be one of eval, train, step, got 'test'"),
         ({"batch": 1, "dtype": "float64"}, "dtype must be one of float32, bfloat16"),
     ],
 )

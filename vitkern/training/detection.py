@@ -83,8 +83,10 @@ class Detection(Task):
             detections, targets = detections_of(model, data, **options)
         finally:
             model.train(mode)
+        # On the device: processes agree on its counts there, where their group may have no other.
+        moved = {name: value.to(options["device"]) for name, value in detections.items()}
         with torch.no_grad():
-            losses = self.loss(detections, targets)
+            losses = self.loss(moved, targets)
         found = average_precision(detections, targets, len(self.classes))
         parts = {name: float(value) for name, value in losses.items()}
         return {"loss": parts.pop("loss"), "images": len(targets), **found, **parts}

@@ -27,7 +27,7 @@ def shared_out(
 
     Raises:
         ImportError: Ray is not installed.
-        RuntimeError: a task raised an error, or has no result.
+        RuntimeError: a cluster that is too small; a task raised an error, or has no result.
     """
     import ray
     from ray.exceptions import RayError
@@ -36,6 +36,9 @@ def shared_out(
     if not rows:
         return []
     with _cluster(ray, workers):
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if there < workers:  # it would wait for more
+            raise RuntimeError(f"{workers} workers need as many processors, Ray has {there}")
         # Blocks are what Ray does again after a death: some for each worker, of a few tasks each.
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers))
         mapped = data.map_batches(

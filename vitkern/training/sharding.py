@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from torch import nn
 
 __all__ = [
-    "is_sharded",
     "load_model",
     "load_optimizer",
     "shard",
@@ -59,19 +58,14 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from child.children()
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` had it."""
-    from torch.distributed.fsdp import FSDPModule
-
-    return isinstance(model, FSDPModule)
-
-
 def without_exchange(model: nn.Module, accelerator: Accelerator) -> AbstractContextManager[Any]:
     """A context in which backward passes only add up gradients, under DDP as under FSDP2."""
-    if is_sharded(model):
-        return _without_reducing(model)
     if accelerator.num_processes == 1:
         return nullcontext()
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(model, FSDPModule):
+        return _without_reducing(model)
     context: AbstractContextManager[Any] = accelerator.no_sync(model)
     return context
 

@@ -45,7 +45,8 @@ class Trainer:
 
     A run is a function of the model's weights, the data and the configuration. Killed at any moment
     and resumed, it gives the weights, bit for bit on a CPU, that it would have given undisturbed.
-    Started under ``torchrun``, processes share each batch, and losses are those of one process.
+    Started under ``torchrun``, processes share each batch, and losses are those of one process;
+    where ``config.distributed`` is "fsdp", ``model`` is left with this process's parts (DTensors).
     Global random generators of Python, NumPy and PyTorch are seeded at every step.
 
     Args:
