@@ -84,7 +84,8 @@ class Detection(Task):
         finally:
             model.train(mode)
         # On the device: processes agree on its counts there, where their group may have no other.
-        moved = {name: value.to(options["device"]) for name, value in detections.items()}
+        tensors = cast(dict[str, torch.Tensor], detections)
+        moved = {name: value.to(options["device"]) for name, value in tensors.items()}
         with torch.no_grad():
             losses = self.loss(moved, targets)
         found = average_precision(detections, targets, len(self.classes))

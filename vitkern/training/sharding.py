@@ -120,7 +120,7 @@ def _like(own: torch.Tensor, value: Any) -> Any:
 
 
 def _is_part(tensor: torch.Tensor) -> bool:
-    if not torch.distributed.is_available():
+    if type(tensor) in (torch.Tensor, nn.Parameter) or not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
 
