@@ -39,7 +39,8 @@ def shared_out(
         there = int(ray.cluster_resources().get("CPU", 0))
         if there < workers:  # it would wait for more
             raise RuntimeError(f"{workers} workers need as many processors, Ray has {there}")
-        # Blocks are what Ray does again after a death: some for each worker, of a few tasks each.
+        # Blocks are what Ray Data gives to actors, and again where one dies, which it replaces as
+        # often as it takes: a few tasks each.
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers))
         mapped = data.map_batches(
             _Actor,
@@ -47,9 +48,6 @@ def shared_out(
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            # As Ray Data has them by default: a worker that dies is started again, its task too.
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         try:
             found = {row["number"]: row["result"] for row in mapped.iter_rows()}
