@@ -77,11 +77,12 @@ def test_train_with_flags_resume_and_json(
 ) -> None:
     recipe, out = write(tmp_path / "r.yaml"), str(tmp_path / "out")
     argv = ["train", recipe, "--out", out, "--json", "--set", "train.checkpoint_every=3"]
-    assert cli.main([*argv, "--no-patch", "--lr", "0.002"]) == 0
+    assert cli.main([*argv, "--no-patch", "--lr", "0.002", "--fsdp"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert printed["recipe"]["train"]["lr"] == 0.002
     assert printed["recipe"]["train"]["patch"] is False
+    assert printed["recipe"]["train"]["distributed"] == "fsdp"  # of one process: all of it
     assert printed["patched_modules"] == 0
     assert cli.main([*argv, "--no-patch", "--lr", "0.002"]) == 1
     assert "has checkpoints of an earlier run" in capsys.readouterr().err
