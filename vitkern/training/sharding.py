@@ -51,11 +51,11 @@ def shard(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Inner ones first, as ``fully_shard`` wants them."""
+    """Inner ones first, as ``fully_shard`` wants them; single layers are none."""
     for name, child in module.named_children():
         yield from _blocks(child)
         if name in _STACKS and isinstance(child, (nn.Sequential, nn.ModuleList)):
-            yield from child.children()
+            yield from (block for block in child.children() if any(block.children()))
 
 
 def without_exchange(model: nn.Module, accelerator: Accelerator) -> AbstractContextManager[Any]:

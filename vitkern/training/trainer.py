@@ -111,9 +111,13 @@ class Trainer:
         model.to(self.accelerator.device)
         checkpoint_blocks(model, config.gradient_checkpointing)
         self.patch_report: PatchReport | None = patch(model) if config.patch else None
-        self._ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-        self._per_epoch = sampling.steps_per_epoch(len(train), config.batch_size, config.accumulate)
         self._sharded = config.distributed == "fsdp" and self.accelerator.num_processes > 1
+        self._ema: ModelEmaV3 | None = None
+        if config.ema:  # lists of tensors may not have parts beside whole ones, such as buffers
+            self._ema = ModelEmaV3(
+                model, decay=config.ema, use_warmup=True, foreach=not self._sharded
+            )
+        self._per_epoch = sampling.steps_per_epoch(len(train), config.batch_size, config.accumulate)
         if self._sharded:
             for one in (model, self._ema.module) if self._ema is not None else (model,):
                 sharding.shard(one, self.accelerator)
