@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_row_survives_json() -> None:
     "options, message",
     [
         ({"batch": 0}, "batch must be at least 1, got 0"),
-        ({"batch": 1, "mode": "test"}, "mode must be 'eval' or 'train', got 'test'"),
+        ({"batch": 1, "mode": "test"}, "mode must be one of eval, train, step, got 'test'"),
         ({"batch": 1, "dtype": "float64"}, "dtype must be one of float32, bfloat16"),
     ],
 )
@@ -120,3 +121,17 @@ def test_a_pass_leaves_gradients_exactly_in_training() -> None:
     first = model[1].weight.grad.clone()
     run()
     assert torch.equal(model[1].weight.grad, first)  # not the sum of two
+
+
+def test_a_step_is_adamws() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 7))
+    same, images = copy.deepcopy(model), torch.randn(9, 3, 2, 2)
+    step = make_pass(Row("x", 9, "step"), model, images)
+    optimizer = torch.optim.AdamW(same.parameters(), lr=1e-4, weight_decay=0.05)
+    train = make_pass(Row("x", 9, "train"), same, images)
+    for _ in range(2):
+        assert torch.equal(step(), train())
+        optimizer.step()
+    torch.testing.assert_close(model[1].weight, same[1].weight)
+    assert not Row("x", 9).trains
+    assert Row("x", 9, "step").trains

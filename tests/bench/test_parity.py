@@ -85,16 +85,16 @@ class Tiny(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", ["eval", "train", "step"])
 @pytest.mark.parametrize("wrong", [False, True])
 def test_models(mode: str, wrong: bool) -> None:
     row = Row("tiny", 4, mode)
-    eager = Tiny().train(mode == "train")
+    eager = Tiny().train(row.trains)
     other = copy.deepcopy(eager)
     if wrong:
         other.first.bias.data[3] += 1e-3
     checked = parity.check(row, eager, other, torch.randn(4, 3, 2, 2))
-    assert [c.name for c in checked.checks] == ["output"] + ["gradients"] * (mode == "train")
+    assert [c.name for c in checked.checks] == ["output"] + ["gradients"] * row.trains
     assert checked.passed != wrong
     assert all(parameter.grad is None for parameter in eager.parameters())
 

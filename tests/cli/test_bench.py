@@ -32,6 +32,7 @@ def test_rows() -> None:
     assert rows("--wide") == list(WIDE)
     assert rows("a", "b") == [Row("a", 1), Row("b", 1)]
     assert rows("a", "--batch", "1", "8", "--train") == [Row("a", 1, "train"), Row("a", 8, "train")]
+    assert rows("a", "--batch", "16", "--step") == [Row("a", 16, "step")]
     assert rows("a", "--dtype", "bfloat16") == [Row("a", 1, dtype="bfloat16")]
     assert {row.model for row in rows("--batch", "2")} == {row.model for row in TARGETS}
     assert {row.batch for row in rows("--batch", "2")} == {2}

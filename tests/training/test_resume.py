@@ -51,7 +51,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int, seed: int) -> None
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=180 * kills,  # against hanging only: how long it takes depends on what else runs
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -192,6 +192,8 @@ def test_wrong_resuming(tmp_path: Path) -> None:
         toy.trainer(tmp_path, epochs=1).fit()
     with pytest.raises(CheckpointError, match=r"other settings: lr was 0.001 and is 0.002"):
         toy.trainer(tmp_path, epochs=1, lr=2e-3).fit(resume=True)
+    with pytest.raises(CheckpointError, match=r"epochs was 1 and is 2. A run cannot be made long"):
+        toy.trainer(tmp_path, epochs=2).fit(resume=True)
     with pytest.raises(CheckpointError, match="of another model: "):
         toy.trainer(tmp_path, toy.swin(), epochs=1).fit(resume=True)
     toy.trainer(tmp_path, epochs=1, keep=3).fit(resume=True)  # what changes no weight may differ

@@ -201,6 +201,18 @@ def test_bf16(tmp_path: Path) -> None:
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.0)
 
 
+def test_gradient_checkpointing_of_ours(tmp_path: Path) -> None:
+    """Patched, with dropout and drop paths: the same random numbers in both passes."""
+    losses = []
+    for wanted in (True, False):
+        model = toy.swin(proj_drop_rate=0.1)
+        done = toy.trainer(tmp_path / str(wanted), model, epochs=1, gradient_checkpointing=wanted)
+        history = done.fit().history
+        assert model.layers[1].blocks.grad_checkpointing is wanted
+        losses.append([line["loss"] for line in history if line["kind"] == "step"])
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
+
+
 def test_gradient_checkpointing(tmp_path: Path) -> None:
     import timm
 

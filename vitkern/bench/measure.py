@@ -141,7 +141,7 @@ def _measure(
         return result
     if same is not None:  # the same code twice: their ratio would be noise
         return result
-    result.flops = model_flops(eager, images, backward=row.mode == "train")
+    result.flops = model_flops(eager, images, backward=row.trains)
     del eager, patched, images
     progress("time")
     _fill(result, _time(row, plan or Plan(), {}))
@@ -150,7 +150,9 @@ def _measure(
         _fill_without_faults(result, _time(row, _halved(plan or Plan()), allocator.KEEP))
     elif with_faults:
         result.notes.append("page faults: their removal needs Linux with glibc")
-    if with_memory:
+    if with_memory and row.mode == "step":
+        result.notes.append("memory: of --train; a step keeps what the optimizer has")
+    elif with_memory:
         progress("memory")
         why = memory.unavailable()
         if why is None:

@@ -22,6 +22,11 @@ __all__ = [
     "enliven",
 ]
 
+MODES = {
+    "eval": "forward",
+    "train": "forward + backward",
+    "step": "forward + backward + step",
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,7 +45,8 @@ class Row:
     Attributes:
         model: a timm name.
         batch: images in a batch.
-        mode: ``eval`` (forward, under inference_mode) or ``train`` (forward and backward).
+        mode: ``eval`` (forward, under inference_mode), ``train`` (forward and backward) or ``step``
+            (forward, backward and AdamW's update).
         dtype: of parameters and images: ``float32``, ``bfloat16`` or ``float16``.
     """
 
@@ -52,16 +58,21 @@ class Row:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if self.mode not in ("eval", "train"):
-            raise ValueError(f"mode must be 'eval' or 'train', got {self.mode!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model is in training mode, and gradients are wanted."""
+        return self.mode != "eval"
 
     @property
     def label(self) -> str:
         """For tables."""
         extras = [f"batch {self.batch}"]
-        extras += ["forward + backward"] * (self.mode == "train")
+        extras += [MODES[self.mode]] * self.trains
         extras += [self.dtype] * (self.dtype != "float32")
         return f"{self.model}, {', '.join(extras)}"
 
@@ -198,7 +209,7 @@ def build(row: Row) -> tuple[nn.Module, torch.Tensor]:
         UnknownModel, TimmMissing: see :func:`create`.
     """
     dtype = DTYPES[row.dtype]
-    model = create(row.model).to(dtype).train(row.mode == "train")
+    model = create(row.model).to(dtype).train(row.trains)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(row.batch, *image_size(model), generator=generator).to(dtype)
     return model, images

@@ -14,10 +14,21 @@ __all__ = ["forward", "make_pass", "train_step"]
 
 
 def make_pass(row: Row, model: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A forward under inference_mode, or a forward and backward with fresh gradients."""
+    """A forward under inference_mode, or a forward and backward with fresh gradients; with a step,
+    AdamW's update follows, as :class:`vitkern.training.Trainer` does it."""
     if row.mode == "eval":
         return forward(model, images)
-    return lambda: train_step(model, images)
+    if row.mode == "train":
+        return lambda: train_step(model, images)
+    fused = row.dtype == "float32"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=fused)
+
+    def run() -> torch.Tensor:
+        out = train_step(model, images)
+        optimizer.step()
+        return out
+
+    return run
 
 
 def forward(

@@ -1,7 +1,9 @@
 """The command ``vitkern``: one file of this package a command.
 
-Exit status: 0 all well; 1 it failed; 2 it was called wrongly. What a user can mend is said in one
-line on the error stream; tracebacks are bugs.
+Exit status: 0 all well; 2 it was called wrongly, that is, the arguments or a recipe say what is not
+there or does not fit, and nothing was begun; 1 it was called rightly and failed, at what a file
+holds, at writing, or in the work. What a user can mend is said in one line on the error stream;
+tracebacks are bugs.
 
 A command is a module without a leading underscore that has ``HELP`` (a line), ``configure(parser)``
 and ``run(arguments) -> exit status``. It imports what is slow in ``run``.

@@ -28,7 +28,7 @@ def user_errors() -> Iterator[None]:
 
     try:
         yield
-    except (UnknownModel, UnknownBackend) as error:
+    except (UnknownModel, UnknownBackend, FileNotFoundError) as error:
         raise Usage(_one_line(error)) from error
     except (TimmMissing, CannotPatch, ChildFailed, OSError, MemoryError) as error:
         raise Failure(_one_line(error)) from error

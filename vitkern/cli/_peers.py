@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REFUSED = {
     "train": "--train",
+    "step": "--step",
     "wide": "--wide",
     "no_page_faults": "--no-page-faults",
     "no_memory": "--no-memory",

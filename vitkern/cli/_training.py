@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitkern.cli import _errors
+from vitkern.cli._arguments import positive
 from vitkern.cli._errors import Failure, Usage
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from vitkern.training.build import Run
+    from vitkern.training.offline import FileOutputs
     from vitkern.training.recipe import Recipe
 
 _NEEDED = (
@@ -32,9 +35,11 @@ def user_errors() -> Iterator[None]:
         with _errors.user_errors():
             yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in (*_NEEDED, "pydicom", "pyarrow"):
+        package = (error.name or "").split(".")[0]
+        if package not in (*_NEEDED, "pydicom", "pyarrow", "ray"):
             raise
-        hint = 'pip install "vitkern[train]"'
+        extra = "ray" if package == "ray" else "train"
+        hint = f'pip install "vitkern[{extra}]"'
         raise Failure(f"the package {error.name} is not installed: {hint}") from error
     except (ValueError, TypeError, RuntimeError) as error:
         from vitkern.training import CheckpointError, NonFiniteLoss
@@ -178,14 +183,13 @@ def open_run(name: str, *, patch: bool, task: str | None = None) -> Run:
     return run
 
 
-def image_files(run: Run, names: Sequence[str], max_pixels: int | None) -> Any:
-    """The images that files and folders name, as the run's model takes them.
+def image_paths(names: Sequence[str]) -> list[Path]:
+    """The image files that files and folders name.
 
     Raises:
-        Usage: a name that is neither, or nothing readable among them.
+        Usage: a name that is neither, or no image in them.
     """
-    from vitkern.data.folder import FileImages, find_images
-    from vitkern.data.images import MAX_PIXELS
+    from vitkern.data.folder import find_images
 
     paths: list[Path] = []
     for name in names:
@@ -196,13 +200,90 @@ def image_files(run: Run, names: Sequence[str], max_pixels: int | None) -> Any:
             paths.append(path)
         else:
             raise Usage(f"{name!r} is neither a file nor a folder")
+    if not paths:
+        raise Usage(f"no image in {', '.join(names)}")
+    return paths
+
+
+def image_files(run: Run, names: Sequence[str], max_pixels: int | None) -> Any:
+    """The images that files and folders name, as the run's model takes them.
+
+    Raises:
+        Usage: a name that is neither, or no image in them.
+        Failure: none of them can be read.
+    """
+    from vitkern.data.folder import FileImages
+    from vitkern.data.images import MAX_PIXELS
+
     mode, transform = run.files()
-    data = FileImages(paths, None, transform, mode=mode, max_pixels=max_pixels or MAX_PIXELS)
-    for path, reason in data.skipped:
-        say(f"skipped {path}: {reason}")
-    if not len(data):
-        raise Usage(f"no image could be read; {len(data.skipped)} were skipped")
+    data = FileImages(
+        image_paths(names), None, transform, mode=mode, max_pixels=max_pixels or MAX_PIXELS
+    )
+    _tell_skipped(data)
     return data
+
+
+def outputs(arguments: argparse.Namespace, features: bool = False) -> tuple[Run, FileOutputs]:
+    """A classifier's outputs for the images that a command names, here or on Ray's workers.
+
+    Raises:
+        Usage: what :func:`open_run` and :func:`image_paths` say.
+        Failure: no image can be read; or Ray is not installed, or fails.
+    """
+    from vitkern.data.images import MAX_PIXELS
+    from vitkern.training.offline import compute, compute_on_ray, features_of
+
+    patch = not arguments.no_patch
+    run = open_run(arguments.folder, patch=patch, task="classification")
+    if features:
+        features_of(run.model)  # says at once where it has none
+    options = {
+        "batch_size": arguments.batch_size,
+        "features": features,
+        "max_pixels": arguments.max_pixels or MAX_PIXELS,
+    }
+    paths = image_paths(arguments.images)
+    if arguments.ray is None:
+        found = compute(run, paths, **options)
+    else:
+        folder = Path(arguments.folder)
+        try:
+            found = compute_on_ray(folder, paths, workers=arguments.ray, patch=patch, **options)
+        except RuntimeError as error:
+            raise Failure(" ".join(str(error).split())) from error
+    _tell_skipped(found)
+    return run, found
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """The arguments that :func:`outputs` looks at, but for the run and the images."""
+    parser.add_argument("--batch-size", metavar="N", type=positive, default=32)
+    parser.add_argument("--max-pixels", metavar="N", type=positive, help="of an image")
+    parser.add_argument(
+        "--ray",
+        metavar="WORKERS",
+        type=positive,
+        help="on so many processes of Ray Data, on CPUs (pip install 'vitkern[ray]')",
+    )
+    parser.add_argument("--no-patch", action="store_true", help="on plain PyTorch")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def skipped(found: Any) -> list[dict[str, str]]:
+    """The files that could not be read, for JSON."""
+    return [{"image": str(path), "reason": reason} for path, reason in found.skipped]
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _tell_skipped(found: Any) -> None:
+    for path, reason in found.skipped:
+        say(f"skipped {path}: {reason}")
+    if not found.paths:
+        raise Failure(f"no image could be read: {counted(len(found.skipped), 'file')} skipped")
 
 
 _COLUMNS = {

@@ -28,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "models", metavar="MODEL", nargs="*", help="timm names (default: five rows of ViT and Swin)"
     )
     parser.add_argument("--batch", metavar="N", nargs="+", type=positive, help="images (default 1)")
-    parser.add_argument("--train", action="store_true", help="forward and backward")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--train", action="store_true", help="forward and backward")
+    modes.add_argument(
+        "--step", action="store_true", help="forward, backward and the optimizer's step (AdamW)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--wide", action="store_true", help="40 rows: 20 models, batch 1 and 8")
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
@@ -58,13 +62,13 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
     """
     from vitkern.bench.models import TARGETS, WIDE, Row
 
-    chosen = bool(arguments.models or arguments.batch or arguments.train)
+    chosen = bool(arguments.models or arguments.batch or arguments.train or arguments.step)
     if arguments.wide and chosen:
         raise Usage("--wide has its own models, batches and mode")
     if arguments.wide or (not chosen and arguments.dtype == "float32"):
         return list(WIDE if arguments.wide else TARGETS)
     names = arguments.models or dict.fromkeys(row.model for row in TARGETS)
-    mode = "train" if arguments.train else "eval"
+    mode = "train" if arguments.train else "step" if arguments.step else "eval"
     return [
         Row(name, batch, mode, arguments.dtype)
         for name in names

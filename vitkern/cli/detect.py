@@ -60,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             for path, one, picture in zip(data.paths, found, pictures, strict=True)
         ]
     if arguments.json:
-        skipped = [{"image": str(path), "reason": reason} for path, reason in data.skipped]
-        print_json({"detections": rows, "skipped": skipped})
+        print_json({"detections": rows, "skipped": _training.skipped(data)})
         return 0
     out = console()
     for row in rows:

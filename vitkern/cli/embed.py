@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vitkern.cli._arguments import positive
-from vitkern.cli._errors import Failure, Usage
+from vitkern.cli import _training
+from vitkern.cli._errors import Usage
 
 if TYPE_CHECKING:
     import torch
@@ -27,55 +27,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", required=True, help="ends in .parquet or .safetensors"
     )
-    parser.add_argument("--batch-size", metavar="N", type=positive, default=32)
-    parser.add_argument("--max-pixels", metavar="N", type=positive, help="of an image")
-    parser.add_argument("--no-patch", action="store_true", help="on plain PyTorch")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _training.add_inference(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute and write. Files that cannot be read are told and skipped."""
-    from vitkern.cli import _training
     from vitkern.cli._output import print_json, target, writing
-    from vitkern.training.evaluation import outputs_of
 
     if Path(arguments.out).suffix not in (".parquet", ".safetensors"):
         raise Usage(f"--out: {arguments.out} ends in neither .parquet nor .safetensors")
     path = target("--out", arguments.out)
     assert path is not None
     with _training.user_errors():
-        trained = _training.open_run(
-            arguments.folder, patch=not arguments.no_patch, task="classification"
-        )
-        data = _training.image_files(trained, arguments.images, arguments.max_pixels)
-        features, _ = outputs_of(
-            _features(trained.model),
-            data,
-            batch_size=arguments.batch_size,
-            device=next(trained.model.parameters()).device,
-            precision=trained.recipe.train.precision,
-        )
-        names = [str(one) for one in data.paths]
+        _, found = _training.outputs(arguments, features=True)
+        names = [str(one) for one in found.paths]
         with writing("--out", path):
-            _write(path, features, names)
-    found = {
+            _write(path, found.values, names)
+    summary = {
         "out": str(path),
         "images": len(names),
-        "channels": features.shape[1],
-        "skipped": [{"image": str(file), "reason": reason} for file, reason in data.skipped],
+        "channels": found.values.shape[1],
+        "skipped": _training.skipped(found),
     }
     if arguments.json:
-        print_json(found)
+        print_json(summary)
     else:
-        print(f"{path}: {len(names)} images, {features.shape[1]} channels")
+        print(f"{path}: {_training.counted(len(names), 'image')}, {summary['channels']} channels")
     return 0
-
-
-def _features(model: Any) -> Any:
-    """What goes into the head, as timm's models and ours give it."""
-    if not hasattr(model, "forward_features") or not hasattr(model, "forward_head"):
-        raise Failure(f"{type(model).__name__} gives no features: it has no forward_features")
-    return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
 
 
 def _write(path: Path, features: torch.Tensor, names: list[str]) -> None:

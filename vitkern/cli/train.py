@@ -2,7 +2,8 @@
 
 The run's folder gets its best weights, checkpoints, history.jsonl, curves.png, confusion.png and
 summary.json, which has the figures of the test split too. Killed or interrupted, the same command
-with --resume goes on where it was. Several processes: torchrun -m vitkern.cli train ...
+with --resume goes on where it was. Under torchrun (torchrun --nproc-per-node 2 -m
+vitkern.cli train ...) processes share each batch, and with --fsdp the parameters as well.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="any setting of a recipe, as train.ema=0.99 or model.arguments.depth=4",
     )
-    parser.add_argument("--resume", action="store_true", help="go on where the run was")
+    parser.add_argument("--resume", action="store_true", help="go on where the run was, to its end")
     parser.add_argument("--no-patch", action="store_true", help="train on plain PyTorch")
+    parser.add_argument(
+        "--fsdp", action="store_true", help="under torchrun, split the parameters (FSDP2)"
+    )
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -79,4 +83,6 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     values.update(_training.assignments(arguments.set))
     if arguments.no_patch:
         values["train.patch"] = False
+    if arguments.fsdp:
+        values["train.distributed"] = "fsdp"
     return values

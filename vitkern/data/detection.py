@@ -19,6 +19,7 @@ __all__ = [
     "DetectionBatch",
     "DetectionImages",
     "Objects",
+    "check_annotation",
     "check_annotations",
     "collate",
     "detection_file",
@@ -228,12 +229,13 @@ def check_annotations(targets: Sequence[Annotation], num_classes: int, name: str
     if len(targets) == 0:
         raise ValueError(f"the {name} split has no images")
     for index, target in enumerate(targets):
-        _check_one(target, num_classes, f"image {index} of the {name} split")
+        check_annotation(target, num_classes, f"image {index} of the {name} split")
     if not any(len(target["labels"]) for target in targets):
         raise ValueError(f"the {name} split has no object in any image")
 
 
-def _check_one(target: Annotation, num_classes: int, where: str) -> None:
+def check_annotation(target: Annotation, num_classes: int, where: str) -> None:
+    """The objects of one image, which errors call ``where``; as :func:`check_annotations`."""
     boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise ValueError(

@@ -30,11 +30,15 @@ class UnreadableImage(ValueError):
 
 
 def read_image(
-    path: str | os.PathLike[str], *, mode: str = "RGB", max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str],
+    *,
+    mode: str = "RGB",
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
 ) -> Image.Image:
     """An image, upright, with 8 bits a channel.
 
-    Turned as its EXIF data say. Palettes, CMYK and others become ``mode``; what is transparent
+    Palettes, CMYK and others become ``mode``; what is transparent
     becomes white; of 16 bits the upper 8 stay; of animations the first picture.
 
     Args:
@@ -42,6 +46,7 @@ def read_image(
         mode: "RGB" or "L" (greyscale).
         max_pixels: more are not decoded. Pillow's own limit (``Image.MAX_IMAGE_PIXELS``, twice)
             holds as well.
+        upright: turn it as its EXIF data say; else rows and columns are as they are stored.
 
     Raises:
         UnreadableImage: empty, cut off, damaged, too large, missing, or no image.
@@ -50,7 +55,7 @@ def read_image(
         content = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, error.strerror or type(error).__name__) from error
-    return decode_image(content, path, mode=mode, max_pixels=max_pixels)
+    return decode_image(content, path, mode=mode, max_pixels=max_pixels, upright=upright)
 
 
 def decode_image(
@@ -59,6 +64,7 @@ def decode_image(
     *,
     mode: str = "RGB",
     max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
 ) -> Image.Image:
     """An image in memory; ``path`` is what errors call it. Otherwise as :func:`read_image`."""
     if not content:
@@ -73,7 +79,7 @@ def decode_image(
                         path, f"{width} × {height} pixels are more than the limit of {max_pixels}"
                     )
                 image.load()
-                return _convert(ImageOps.exif_transpose(image), mode)
+                return _convert(ImageOps.exif_transpose(image) if upright else image, mode)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders raise errors of every kind

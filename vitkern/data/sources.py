@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from vitkern.data import builtin
 from vitkern.data.arrays import Splits
+from vitkern.data.coco import coco
 from vitkern.data.detection import detection_file
 from vitkern.data.folder import folder
 from vitkern.data.images import MAX_PIXELS
@@ -90,6 +91,10 @@ def _scene_files(size: int = 96, **_: Any) -> tuple[str, Callable[[Any], torch.T
     return "RGB", detection_file(size)
 
 
+def _coco_files(size: int = 640, **_: Any) -> tuple[str, Callable[[Any], torch.Tensor]]:
+    return "RGB", detection_file(size)
+
+
 def _grey_files(
     size: int = 16, channels: int = 1, **_: Any
 ) -> tuple[str, Callable[[Any], torch.Tensor]]:
@@ -116,6 +121,7 @@ def _check_mode(mode: str) -> None:
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
+        "coco": Source(coco, _coco_files, "detection"),
         "digits": Source(builtin.digits, _digit_files),
         "digits-parity": Source(builtin.digits_parity, _digit_files),
         "digits-on-photographs": Source(digits_on_photographs, _scene_files, "detection"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import inspect
 import os
 from typing import Any
 
@@ -44,7 +45,7 @@ def create_model(
         A model of the class that the configuration names.
 
     Raises:
-        TypeError: an argument that the class does not have, or of a wrong type.
+        TypeError: an argument that the class does not have, with near matches, or of a wrong type.
         ValueError: an unknown name, an argument out of range, or a checkpoint that does not fit.
         FileNotFoundError: ``checkpoint`` is not there.
         ImportError: a package is needed that is not installed, such as timm for DETR's backbone.
@@ -54,6 +55,7 @@ def create_model(
         hint = f"close matches: {', '.join(close)}" if close else "list_models() lists all names"
         raise ValueError(f"unknown model {name!r}; {hint}")
     configuration = CONFIGURATIONS[name]
+    _check_arguments(name, configuration.model, overrides)
     arguments = {**configuration.arguments, **overrides}
     if num_classes is not None:
         arguments["num_classes"] = num_classes
@@ -61,3 +63,24 @@ def create_model(
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
+
+
+def _check_arguments(name: str, model: Any, given: dict[str, Any]) -> None:
+    """The model's class has arguments of these names.
+
+    Raises:
+        TypeError: it has not; says which are near.
+    """
+    accepted: list[str] = []
+    for cls in model.__mro__:
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        accepted += [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):  # else its base has more
+            break
+    for argument in given:
+        if argument in accepted and argument != "self":
+            continue
+        close = difflib.get_close_matches(argument, accepted, n=2)
+        has = ", ".join(sorted({*accepted} - {"self"}))
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {has}"
+        raise TypeError(f"{name} has no argument {argument!r}; {hint}")

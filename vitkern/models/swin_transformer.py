@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Blocks, Recomputing
 from vitkern.models.layers import drop_path_rates, initialise_linear_layers
 from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.swin_block import PatchMerging, SwinBlock
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Recomputing):
     """A pyramid of transformer stages whose attention stays inside shifted windows.
 
     Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021
@@ -190,7 +191,7 @@ class SwinStage(nn.Module):
         shift_size = (window_size[0] // 2, window_size[1] // 2)
         if not always_partition:
             window_size, shift_size = fit_window(window_size, shift_size, resolution)
-        self.blocks = nn.Sequential(
+        self.blocks = Blocks(
             *(
                 block(
                     dim,

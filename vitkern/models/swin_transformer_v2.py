@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Recomputing
 from vitkern.models.layers import drop_path_rates, initialise_linear_layers
 from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.swin_block_v2 import PatchMergingV2, SwinBlockV2
 from vitkern.models.swin_transformer import ClassifierHead, SwinStage, check_stages
 
 
-class SwinTransformerV2(nn.Module):
+class SwinTransformerV2(Recomputing):
     """Swin with cosine attention, positions from a small network, and norms after the branches.
 
     Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", 2021 (arXiv 2111.09883).

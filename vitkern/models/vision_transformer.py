@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Blocks, Recomputing
 from vitkern.models.layers import drop_path_rates, initialise_linear_layers
 from vitkern.models.patch_embed import PatchEmbed
 from vitkern.models.position_embedding import (
@@ -20,7 +21,7 @@ from vitkern.models.transformer_block import TransformerBlock
 _LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Recomputing):
     """Patches of an image as the tokens of a pre-norm transformer encoder.
 
     Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition at
@@ -132,7 +133,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = learned_tokens(positions, embed_dim, std=0.02)
         self.pos_drop = nn.Dropout(pos_drop_rate)
 
-        self.blocks = nn.Sequential(
+        self.blocks = Blocks(
             *(
                 TransformerBlock(
                     embed_dim,

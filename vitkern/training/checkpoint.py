@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointStore",
     "CorruptCheckpoint",
     "check_fits",
+    "check_settings",
     "read_state",
     "write_state",
 ]
@@ -152,3 +153,25 @@ def check_fits(
     if lines:
         more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise CheckpointError(f"{source} is of another model: {'; '.join(lines[:5])}{more}")
+
+
+def check_settings(was: Mapping[str, Any], now: Mapping[str, Any], source: str) -> None:
+    """A run that goes on has the settings ``now`` that it began with.
+
+    Raises:
+        CheckpointError: some differ.
+    """
+    other = [
+        f"{name} was {was.get(name)!r} and is {value!r}"
+        for name, value in now.items()
+        if was.get(name) != value
+    ]
+    if not other:
+        return
+    text = f"{source} is of other settings: {'; '.join(other)}"
+    if was.get("epochs") != now["epochs"]:
+        text += (
+            ". A run cannot be made longer or shorter, for its learning rates depend on its length:"
+            " begin another in a new folder, from its weights if wanted (transfer.weights)"
+        )
+    raise CheckpointError(text)

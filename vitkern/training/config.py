@@ -14,8 +14,8 @@ METRICS = ("accuracy", "f1", "auc", "map", "map_50", "map_75", "loss")
 """What the best checkpoint, the plateau schedule and early stopping can go by: the first three of
 classifiers, the next three of detectors."""
 
-_FREE = ("workers", "keep", "checkpoint_every")
-"""Settings that do not change a weight: a run may be resumed with others."""
+_FREE = ("workers", "keep", "checkpoint_every", "distributed")
+"""Settings that change no weight, but for the order of sums: a run may be resumed with others."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class TrainConfig:
         monitor: what is best, of the validation: one of :data:`METRICS`.
         patience: stop after so many epochs in which ``monitor`` did not get better; 0 for never.
         seed: of the order of the images, of augmentation and of dropout.
+        distributed: under ``torchrun``: "ddp", or "fsdp" for parameters, gradients and the
+            optimizer's state split over the processes (FSDP2). One process has all either way.
         workers: processes that load data; the result does not depend on them.
         checkpoint_every: optimizer steps between checkpoints; 0 for one an epoch.
         keep: how many checkpoints are kept.
@@ -83,6 +85,7 @@ class TrainConfig:
     monitor: str = "accuracy"
     patience: int = 0
     seed: int = 0
+    distributed: str = "ddp"
     workers: int = 0
     checkpoint_every: int = 0
     keep: int = 2
@@ -113,6 +116,7 @@ class TrainConfig:
         _check.number("ema", self.ema, 0, 0.999999)
         _check.choice("schedule", self.schedule, ("cosine", "plateau", "constant"))
         _check.choice("precision", self.precision, ("fp32", "bf16"))
+        _check.choice("distributed", self.distributed, ("ddp", "fsdp"))
         _check.choice("monitor", self.monitor, METRICS)
         _check.flag("gradient_checkpointing", self.gradient_checkpointing)
         _check.flag("patch", self.patch)

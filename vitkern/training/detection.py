@@ -15,6 +15,8 @@ from vitkern.data.detection import Objects, check_annotations, collate
 from vitkern.models import SetCriterion, post_process
 from vitkern.models.detr import Detections
 from vitkern.models.detr.boxes import to_corners
+from vitkern.models.detr.criterion import mean_over_processes
+from vitkern.training import sampling
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import autocast
 from vitkern.training.plots import plot_classes
@@ -62,9 +64,16 @@ class Detection(Task):
         return (batch["images"].to(device), None if mask is None else mask.to(device)), targets
 
     def losses(self, outputs: Any, targets: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Those of the criterion. Its sums are over the batch: each image gets the batch's loss."""
+        """Those of the criterion. Its sums are over the batch: each image gets the batch's loss.
+
+        The mean of processes' losses is that of the whole batch. Processes weigh as much as they
+        have images, which may be one more or less: so losses are divided by that.
+        """
         found: dict[str, torch.Tensor] = self.loss(outputs, targets)
-        return {**found, "loss": found["loss"].expand(len(images))}
+        error = found.pop("cardinality_error")  # a mean over images
+        (mean,) = mean_over_processes([len(images)], images.device)
+        found = {name: value * (mean / len(images)) for name, value in found.items()}
+        return {**found, "cardinality_error": error, "loss": found["loss"].expand(len(images))}
 
     def evaluate(self, model: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
         """What :func:`average_precision` gives, and "loss" and its parts of the last layer."""
@@ -74,8 +83,11 @@ class Detection(Task):
             detections, targets = detections_of(model, data, **options)
         finally:
             model.train(mode)
+        # On the device: processes agree on its counts there, where their group may have no other.
+        tensors = cast(dict[str, torch.Tensor], detections)
+        moved = {name: value.to(options["device"]) for name, value in tensors.items()}
         with torch.no_grad():
-            losses = self.loss(detections, targets)
+            losses = self.loss(moved, targets)
         found = average_precision(detections, targets, len(self.classes))
         parts = {name: float(value) for name, value in losses.items()}
         return {"loss": parts.pop("loss"), "images": len(targets), **found, **parts}
@@ -119,14 +131,14 @@ def detections_of(
     """
     if len(data) == 0:
         raise ValueError("data must have at least one image, got an empty split")
-    part = Subset(data, range(rank, len(data), processes))
+    share, count = sampling.even_share(len(data), rank, processes)
     logits: list[torch.Tensor] = []
     boxes: list[torch.Tensor] = []
     targets: list[Objects] = []
     with torch.inference_mode(), autocast(device, precision):
         # A generator of its own: an epoch's validation draws nothing from the global one.
         for batch in DataLoader(
-            part,
+            Subset(data, share),
             batch_size,
             num_workers=workers,
             collate_fn=collate,
@@ -137,7 +149,7 @@ def detections_of(
             logits.extend(found["pred_logits"].float().cpu())
             boxes.extend(found["pred_boxes"].float().cpu())
             targets.extend(batch["targets"])
-    mine = list(zip(range(rank, len(data), processes), logits, boxes, targets, strict=True))
+    mine = list(zip(share, logits, boxes, targets, strict=True))[:count]
     everything = mine if processes == 1 else sorted(gather_object(mine), key=lambda one: one[0])
     return {
         "pred_logits": torch.stack([one[1] for one in everything]),

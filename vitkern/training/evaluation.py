@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from vitkern.training import sampling
 from vitkern.training.losses import CrossEntropy
 from vitkern.training.metrics import classification_metrics
 
@@ -57,24 +58,25 @@ def outputs_of(
     """
     if len(data) == 0:
         raise ValueError("data must have at least one image, got an empty split")
-    part = Subset(data, range(rank, len(data), processes))
+    mine, count = sampling.even_share(len(data), rank, processes)
     found: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     with torch.inference_mode(), autocast(device, precision):
         # A generator of its own: an epoch's validation draws nothing from the global one.
         for batch in DataLoader(
-            part, batch_size, num_workers=workers, generator=torch.Generator().manual_seed(0)
+            Subset(data, mine),
+            batch_size,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(0),
         ):
             found.append(model(batch[0].to(device)).float().cpu())
             labels.append(torch.as_tensor(batch[1]).long())
-    mine = (torch.cat(found), torch.cat(labels)) if found else None
+    part = (torch.cat(found)[:count], torch.cat(labels)[:count])
     if processes == 1:
-        assert mine is not None
-        return mine
-    parts = [one for one in gather_object([mine]) if one is not None]
-    width = parts[0][0].shape[1]
-    outputs, targets = torch.empty(len(data), width), torch.empty(len(data), dtype=torch.long)
-    for number, (logits, truth) in enumerate(parts):
+        return part
+    outputs = part[0].new_empty(len(data), part[0].shape[1])
+    targets = part[1].new_empty(len(data))
+    for number, (logits, truth) in enumerate(gather_object([part])):
         outputs[number::processes], targets[number::processes] = logits, truth
     return outputs, targets
 

@@ -1,4 +1,4 @@
-"""A bar on the error stream, where that is a terminal."""
+"""A bar on the error stream, where that is a terminal, or a line an epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import sys
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "show_epoch"]
+
+
+def show_epoch(entry: dict[str, Any], epochs: int, monitor: str) -> None:
+    """A line about an epoch, of which ``entry`` is the history's; on a terminal the bar stays."""
+    if sys.stderr.isatty():
+        return
+    text = f"epoch {entry['epoch'] + 1} of {epochs}: loss {entry['loss']:.4f}"
+    if entry["valid"] is not None:
+        text += f", validation {monitor} {entry['valid'][monitor]:.4f}"
+        text += " (best)" * entry["best"]
+    print(f"{text}, {entry['seconds']:.1f} s", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Seeded", "batches", "loader", "seed_all", "share", "steps_per_epoch", "windows"]
+__all__ = [
+    "Seeded",
+    "batches",
+    "even_share",
+    "loader",
+    "seed_all",
+    "share",
+    "steps_per_epoch",
+    "windows",
+]
 
 
 def mix(*numbers: int) -> int:
@@ -78,6 +87,16 @@ def windows(all_batches: Sequence[list[int]], accumulate: int) -> list[list[list
 def share(batch: Sequence[int], rank: int, processes: int) -> list[int]:
     """A process's part of a batch: every ``processes``-th image."""
     return list(batch[rank::processes])
+
+
+def even_share(count: int, rank: int, processes: int) -> tuple[list[int], int]:
+    """A process's images of ``count``, and how many of them count: every process has as many.
+
+    In a group whose model is split over it, processes must call it equally often, so those whose
+    part is one image short have the first image once more, at the end.
+    """
+    mine = list(range(rank, count, processes))
+    return mine + [0] * (-(-count // processes) - len(mine)), len(mine)
 
 
 def loader(

@@ -16,6 +16,7 @@ from vitkern.training.checkpoint import write_state
 from vitkern.training.config import TrainConfig
 from vitkern.training.evaluation import autocast
 from vitkern.training.sampling import seed_all
+from vitkern.training.sharding import whole, without_exchange
 from vitkern.training.task import Task
 
 __all__ = ["NonFiniteLoss", "StepResult", "Stepper"]
@@ -96,12 +97,13 @@ class Stepper:
             share = len(mine) / total
             last = place == len(window) - 1
             # Gradients are exchanged once a step, with its last batch.
-            with nullcontext() if last else accelerator.no_sync(self._model):
+            waits = nullcontext() if last else without_exchange(self._model, accelerator)
+            with waits:
                 with autocast(accelerator.device, self._config.precision):
                     outputs = self._model(*inputs)
                 losses = self._task.losses(outputs, targets, inputs[0])
                 part = losses.pop("loss").sum() * ((1 if mine else 0) / total)
-                # DDP takes the mean over processes; wanted is the sum of their shares.
+                # DDP and FSDP take the mean over processes; wanted is the sum of their shares.
                 accelerator.backward(part * accelerator.num_processes)
             loss += part.detach()
             for name, value in losses.items():
@@ -110,7 +112,7 @@ class Stepper:
         if not math.isfinite(mean):
             self._stop(step, f"the loss is {mean}", seen)
         limit = self._config.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, limit))
+        norm = float(whole(nn.utils.clip_grad_norm_(self._parameters, limit)))
         if not math.isfinite(norm):
             self._stop(step, f"the loss is {mean:.4g}, but the norm of the gradients {norm}", seen)
         self._optimizer.step()

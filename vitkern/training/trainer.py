@@ -11,12 +11,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from vitkern.patching import PatchReport, patch
-from vitkern.training import files, sampling
-from vitkern.training.checkpoint import CheckpointError, CheckpointStore, check_fits, write_state
+from vitkern.training import files, sampling, sharding
+from vitkern.training.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    check_fits,
+    check_settings,
+    write_state,
+)
 from vitkern.training.classification import Classification, Mix
 from vitkern.training.config import TrainConfig
 from vitkern.training.fitness import check_fitness, check_types, checkpoint_blocks
@@ -24,7 +31,7 @@ from vitkern.training.history import History
 from vitkern.training.losses import CrossEntropy
 from vitkern.training.parameters import parameter_groups
 from vitkern.training.plots import plot_history
-from vitkern.training.progress import Progress
+from vitkern.training.progress import Progress, show_epoch
 from vitkern.training.result import Standing, TrainResult
 from vitkern.training.schedule import Schedule
 from vitkern.training.step import Stepper
@@ -38,7 +45,8 @@ class Trainer:
 
     A run is a function of the model's weights, the data and the configuration. Killed at any moment
     and resumed, it gives the weights, bit for bit on a CPU, that it would have given undisturbed.
-    Started under ``torchrun``, processes share each batch, and losses are those of one process.
+    Started under ``torchrun``, processes share each batch, and losses are those of one process;
+    where ``config.distributed`` is "fsdp", ``model`` is left with this process's parts (DTensors).
     Global random generators of Python, NumPy and PyTorch are seeded at every step.
 
     Args:
@@ -57,7 +65,7 @@ class Trainer:
             Within a process's part of a batch.
         task: what else than classes the model is trained for, such as :class:`Detection`.
         extra: plain data that is kept with the checkpoints, such as how to build the model.
-        progress: draw a bar, where the error stream is a terminal.
+        progress: draw a bar, or where the error stream is no terminal write a line an epoch.
         report: is told of damaged checkpoints, full disks and the like; a log if None.
 
     Raises:
@@ -103,13 +111,22 @@ class Trainer:
         model.to(self.accelerator.device)
         checkpoint_blocks(model, config.gradient_checkpointing)
         self.patch_report: PatchReport | None = patch(model) if config.patch else None
-        self._ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        self._sharded = config.distributed == "fsdp" and self.accelerator.num_processes > 1
+        self._ema: ModelEmaV3 | None = None
+        if config.ema:  # lists of tensors may not have parts beside whole ones, such as buffers
+            self._ema = ModelEmaV3(
+                model, decay=config.ema, use_warmup=True, foreach=not self._sharded
+            )
         self._per_epoch = sampling.steps_per_epoch(len(train), config.batch_size, config.accumulate)
+        if self._sharded:
+            for one in (model, self._ema.module) if self._ema is not None else (model,):
+                sharding.shard(one, self.accelerator)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, config), lr=config.lr, betas=config.betas, fused=_fused(model)
         )
         self._schedule = Schedule(optimizer, config, self._per_epoch * config.epochs)
-        self._prepared, self._optimizer = self.accelerator.prepare(model, optimizer)
+        self._optimizer = self.accelerator.prepare(optimizer)
+        self._prepared = model if self._sharded else self.accelerator.prepare(model)
         task.loss.to(self.accelerator.device)
         self._stepper = Stepper(
             self.accelerator, self._prepared, self._optimizer, task, config, self.folder
@@ -260,17 +277,18 @@ class Trainer:
             )
             self._compare(epoch, valid)
             self._schedule.epoch(valid[self.config.monitor])
-        self._history.add(
-            {
-                "kind": "epoch",
-                "step": at.step,
-                "epoch": epoch,
-                "loss": at.loss_sum / at.loss_steps,
-                "valid": valid,
-                "best": at.best_epoch == epoch,
-                "seconds": round(seconds, 3),
-            }
-        )
+        entry = {
+            "kind": "epoch",
+            "step": at.step,
+            "epoch": epoch,
+            "loss": at.loss_sum / at.loss_steps,
+            "valid": valid,
+            "best": at.best_epoch == epoch,
+            "seconds": round(seconds, 3),
+        }
+        self._history.add(entry)
+        if self._draw and self.accelerator.is_main_process:
+            show_epoch(entry, self.config.epochs, self.config.monitor)
         at.loss_sum, at.loss_steps = 0.0, 0
         self._save()
         if time.monotonic() - self._drawn > 30:
@@ -287,8 +305,9 @@ class Trainer:
         sign = -1 if monitor == "loss" else 1
         if before is None or sign * value > sign * before:
             at.best, at.best_epoch, at.since_best = valid, epoch, 0
-            self._unsaved_best = {
-                "model": {k: v.clone() for k, v in self.validated.state_dict().items()},
+            weights = sharding.whole(self.validated.state_dict())
+            self._unsaved_best = {  # only the main process writes it
+                "model": {name: value.clone() for name, value in weights.items()},
                 "epoch": epoch,
                 "valid": valid,
                 "extra": self._extra,
@@ -302,29 +321,40 @@ class Trainer:
 
         A checkpoint knows which epoch was best, so there is none before the best is on the disk.
         """
-        if not self.accelerator.is_main_process or self._saved == self._at.step:
+        main = self.accelerator.is_main_process
+        if self._saved == self._at.step or not (main or self._sharded):
             return True
+        state = self._state()
+        error = self._write(state) if main else None
+        failed = [error is not None]
+        if self._sharded:  # all have given their parts, and all try again or go on
+            broadcast_object_list(failed)
+        if not failed[0]:
+            self._saved = self._at.step
+            return True
+        why = f"checkpoint of step {self._at.step} cannot be written: {error or 'see process 0'}"
+        if last:
+            raise OSError(f"{why}; the trained weights are in memory only") from error
+        if main:
+            self._tell(f"{why}; earlier ones are kept, and training goes on")
+            self._history.add({"kind": "warning", "step": self._at.step, "text": why})
+        return False
+
+    def _write(self, state: dict[str, Any]) -> OSError | None:
         try:
             if self._unsaved_best is not None:
                 write_state(self.folder / "best.safetensors", self._unsaved_best)
                 self._unsaved_best = None
-            self._store.save(self._at.step, self._state())
+            self._store.save(self._at.step, state)
         except OSError as error:
-            why = f"checkpoint of step {self._at.step} cannot be written: {error}"
-            if last:
-                raise OSError(f"{why}; the trained weights are in memory only") from error
-            self._tell(f"{why}; earlier ones are kept, and training goes on")
-            entry = {"kind": "warning", "step": self._at.step, "text": why}
-            self._history.add(entry)
-            return False
-        self._saved = self._at.step
-        return True
+            return error
+        return None
 
     def _state(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
-            "ema": None if self._ema is None else self._ema.module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": sharding.whole(self.model.state_dict()),
+            "ema": None if self._ema is None else sharding.whole(self._ema.module.state_dict()),
+            "optimizer": sharding.whole(self._optimizer.state_dict()),
             "schedule": self._schedule.state_dict(),
             "progress": vars(self._at),
             "run": self._run(),
@@ -340,21 +370,13 @@ class Trainer:
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        check_fits(state["model"], self.model.state_dict(), f"the checkpoint in {self.folder}")
-        run = self._run()
-        other = [
-            f"{name} was {state['run'].get(name)!r} and is {value!r}"
-            for name, value in run.items()
-            if state["run"].get(name) != value
-        ]
-        if other:
-            raise CheckpointError(
-                f"the checkpoint in {self.folder} is of other settings: {'; '.join(other)}"
-            )
-        self.model.load_state_dict(state["model"])
+        source = f"the checkpoint in {self.folder}"
+        check_fits(state["model"], self.model.state_dict(), source)
+        check_settings(state["run"], self._run(), source)
+        sharding.load_model(self.model, state["model"])
         if self._ema is not None:
-            self._ema.module.load_state_dict(state["ema"])
-        self._optimizer.load_state_dict(state["optimizer"])
+            sharding.load_model(self._ema.module, state["ema"])
+        sharding.load_optimizer(self._optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._at = Standing(**state["progress"])
 

@@ -168,8 +168,11 @@ def test_the_loss_is_the_weighted_sum():
     torch.testing.assert_close(losses["loss"], expected)
 
 
-def test_boxes_are_counted_over_all_processes(monkeypatch):
-    """Of two processes this one has 2 objects and the other 4: each divides by 3."""
+def test_objects_and_queries_are_counted_over_all_processes(monkeypatch):
+    """Of two processes this one has 2 objects and the other 4: each divides by 3.
+
+    The other's queries weigh 4 together.
+    """
     detections = small()(torch.randn(2, 3, 64, 64))
     alone = SetCriterion(3)(detections, TARGETS)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
@@ -178,7 +181,10 @@ def test_boxes_are_counted_over_all_processes(monkeypatch):
     both = SetCriterion(3)(detections, TARGETS)
     torch.testing.assert_close(both["loss_bbox"], alone["loss_bbox"] * 2 / 3)
     torch.testing.assert_close(both["loss_giou_0"], alone["loss_giou_0"] * 2 / 3)
-    torch.testing.assert_close(both["loss_class"], alone["loss_class"])
+    weight = 2 + 0.1 * (detections["pred_logits"][..., 0].numel() - 2)
+    torch.testing.assert_close(
+        both["loss_class"], alone["loss_class"] * weight / ((weight + 4) / 2)
+    )
 
 
 def test_one_copy_to_the_host_for_all_layers(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Recomputing
 from vitkern.models.adaptive.attention import kept_tokens
 from vitkern.models.adaptive.block import AdaptiveBlock
 from vitkern.models.adaptive.complexity import ComplexityEstimator
@@ -30,7 +31,7 @@ class Route:
     mlp_depth: int
 
 
-class AdaptiveViT(nn.Module):
+class AdaptiveViT(Recomputing):
     """Three routes of different cost through one transformer, and an estimator that chooses.
 
     A :class:`ComplexityEstimator` gives an image one score. The route decides the patch size (large
@@ -218,7 +219,7 @@ class AdaptiveViT(nn.Module):
         patches = self.patch_embeds[taken.name](images)
         x = self.pos_drop(embed_tokens(patches, self.pos_embeds[taken.name], [self.cls_token]))
         for block in self.blocks:
-            x = block(x, taken.keep_ratio, taken.mlp_depth)
+            x = self.run(block, x, taken.keep_ratio, taken.mlp_depth)
         return self.norm(x)
 
     def complexity(self, images: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,10 @@ class SetCriterion(nn.Module):
 
     Carion et al., "End-to-End Object Detection with Transformers", 2020 (arXiv 2005.12872),
     sections 3.1 and appendix A.2. Each layer is matched by itself. The box losses are summed over
-    the matched pairs and divided by the objects in the batch (in the mean over processes, where
-    ``torch.distributed`` runs); the cross-entropy is the mean over all queries, "no object"
-    weighted down.
+    the matched pairs and divided by the objects in the batch; the cross-entropy is the mean over
+    all queries, "no object" weighted down. Where ``torch.distributed`` runs, objects and queries
+    are counted in the mean over processes: the mean of the processes' losses is then that of one
+    process with all their images.
 
     Args:
         num_classes: classes, without "no object".
@@ -96,12 +97,23 @@ class SetCriterion(nn.Module):
             {"labels": target["labels"].to(device), "boxes": target["boxes"].to(boxes)}
             for target in targets
         ]
-        count = _mean_over_processes(sum(len(target["labels"]) for target in targets), device)
+        pairs = sum(len(query) for query, _ in matches[0])  # as many in each layer
+        others = logits.shape[1] * logits.shape[2] - pairs
+        objects, queries = mean_over_processes(
+            [
+                sum(len(target["labels"]) for target in targets),
+                pairs + self.no_object_weight * others,
+            ],
+            device,
+        )
+        objects = max(objects, 1.0)
 
         losses: dict[str, torch.Tensor] = {}
         for index, layer_matches in enumerate(matches):
             suffix = "" if index == len(matches) - 1 else f"_{index}"
-            found = self._layer(logits[index], boxes[index], layer_matches, targets, count)
+            found = self._layer(
+                logits[index], boxes[index], layer_matches, targets, objects, queries
+            )
             losses.update({name + suffix: value for name, value in found.items()})
         weighted = [
             self.weights[name.rstrip("_0123456789")] * value for name, value in losses.items()
@@ -116,7 +128,8 @@ class SetCriterion(nn.Module):
         boxes: torch.Tensor,
         matches: Sequence[Match],
         targets: Sequence[Target],
-        count: float,
+        objects: float,
+        queries: float,
     ) -> dict[str, torch.Tensor]:
         """The three losses of one decoder layer's (B, Q, ...) predictions."""
         pairs = list(zip(targets, matches, strict=True))
@@ -129,13 +142,15 @@ class SetCriterion(nn.Module):
         classes[image, query] = labels
         class_weights = logits.new_ones(self.num_classes + 1)
         class_weights[self.num_classes] = self.no_object_weight
-        loss_class = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), class_weights)
+        loss_class = F.cross_entropy(
+            logits.flatten(0, 1), classes.flatten(), class_weights, reduction="sum"
+        )
         found = boxes[image, query]
         overlap = generalized_iou(to_corners(found), to_corners(wanted))
         return {
-            "loss_class": loss_class,
-            "loss_bbox": (found - wanted).abs().sum() / count,
-            "loss_giou": (1 - overlap).sum() / count,
+            "loss_class": loss_class / queries,
+            "loss_bbox": (found - wanted).abs().sum() / objects,
+            "loss_giou": (1 - overlap).sum() / objects,
         }
 
 
@@ -143,14 +158,14 @@ def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _mean_over_processes(count: int, device: torch.device) -> float:
-    """``count`` averaged over the processes of a distributed run, at least 1."""
-    mean = float(count)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        total = torch.tensor([mean], device=device)
-        torch.distributed.all_reduce(total)
-        mean = total.item() / torch.distributed.get_world_size()
-    return max(mean, 1.0)
+def mean_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """Numbers of this process, averaged over the processes of a distributed run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(values)
+    total = torch.tensor(values, device=device, dtype=torch.float64)
+    torch.distributed.all_reduce(total)
+    mean: list[float] = (total / torch.distributed.get_world_size()).tolist()
+    return mean
 
 
 def _cardinality_error(logits: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:

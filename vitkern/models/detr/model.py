@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Recomputing
 from vitkern.models.detr.backbone import TimmBackbone
 from vitkern.models.detr.position import sine_positions, unpadded_sine_positions
 from vitkern.models.detr.transformer import Decoder, Encoder
@@ -33,7 +34,7 @@ class Detections(LayerDetections, total=False):
     aux_outputs: list[LayerDetections]
 
 
-class DETR(nn.Module):
+class DETR(Recomputing):
     """A convolutional backbone, a transformer, and a class and a box for each object query.
 
     Carion et al., "End-to-End Object Detection with Transformers", 2020 (arXiv 2005.12872). The

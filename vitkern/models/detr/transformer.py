@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vitkern.models import _check
+from vitkern.models._recompute import Recomputing
 from vitkern.models.detr.attention import CrossAttention
 from vitkern.models.layers import Mlp
 
@@ -113,7 +114,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.mlp(x))
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """A stack of :class:`EncoderLayer`.
 
     Args:
@@ -151,11 +152,11 @@ class Encoder(nn.Module):
         """(B, N, dim) -> (B, N, dim); arguments as :meth:`EncoderLayer.forward`."""
         x = self.drop(x)
         for layer in self.layers:
-            x = layer(x, position, key_padding_mask)
+            x = self.run(layer, x, position, key_padding_mask)
         return x
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """A stack of :class:`DecoderLayer` whose every layer's output is normalised and returned.
 
     The norm serves the outputs only: the next layer sees the tokens as they were.
@@ -205,6 +206,6 @@ class Decoder(nn.Module):
         x = memory.new_zeros(memory.shape[0], *query_position.shape[1:])
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_position, memory, position, key_padding_mask)
+            x = self.run(layer, x, query_position, memory, position, key_padding_mask)
             outputs.append(self.norm(x))
         return torch.stack(outputs)
