@@ -48,6 +48,11 @@ class OpRow:
         """Unique among the rows of a file."""
         return f"{self.op}-{self.backend}-{self.case}-{self.dtype}"
 
+    @property
+    def form(self) -> str:
+        """Of the products, as :data:`vitkern.bench.peak.FORMS` names them."""
+        return "bfloat16" if self.dtype == "bfloat16" else "float32"
+
     @staticmethod
     def from_name(name: str) -> OpRow:
         """The row of that name.
@@ -99,7 +104,7 @@ class OpResult:
             for name, value in vars(self).items()
             if name != "row"
         }
-        return {"name": self.row.name, "ok": self.ok, **plain}
+        return {"name": self.row.name, "ok": self.ok, "form": self.row.form, **plain}
 
 
 def rows(dtype: str = "float32", *tags: str) -> list[OpRow]:
@@ -138,7 +143,7 @@ def measure(row: OpRow, plan: Plan = PLAN) -> OpResult:
         if not result.ok:
             return result
         del exact, eager, got
-        peak, meter = Peak(PEAK_SECONDS, form=_form(row.dtype)), Meter()
+        peak, meter = Peak(PEAK_SECONDS, form=row.form), Meter()
 
         def between() -> None:
             peak.sample()
@@ -155,10 +160,6 @@ def measure(row: OpRow, plan: Plan = PLAN) -> OpResult:
         share(result.flops, times.seconds[row.backend], peak),
         meter.result(),
     )
-
-
-def _form(dtype: str) -> str:
-    return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 @functools.cache

@@ -41,10 +41,12 @@ SCHEMA = 1
 
 def document(kind: str, machine: Machine, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is written to a file: the rows, and what they were measured on."""
+    now = datetime.now(timezone.utc)
     return {
         "schema": SCHEMA,
         "kind": kind,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": now.date().isoformat(),
+        "time": now.time().isoformat("seconds"),
         "machine": machine.to_dict(),
         "rows": list(rows),
     }
