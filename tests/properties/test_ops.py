@@ -37,9 +37,7 @@ def _compute(op: str, backend: str, example: strategies.Example) -> None:
 
 
 @harness.pairs(*strategies.OPS)
-def test_any_call(
-    op: str, backend: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_any_call(op: str, backend: str, record_property: Callable[[str, object], None]) -> None:
     """``--junitxml FILE`` writes how many calls were compared."""
     count = settings().max_examples // SLOWER.get(backend, 50)
     computed = 0

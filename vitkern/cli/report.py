@@ -104,9 +104,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, first: str | None) -> 
     right = True
     for kind in arguments.only or KINDS:
         wanted = measuring.tasks(kind, quick=arguments.quick)
-        store = measuring.Store(
-            folder, kind, here, quick=arguments.quick, fresh=arguments.fresh
-        )
+        store = measuring.Store(folder, kind, here, quick=arguments.quick, fresh=arguments.fresh)
         store.versions = peers.versions()
         for task, number, measured in measuring.run(store, wanted):
             begin(task.label, number, len(wanted))

@@ -152,8 +152,7 @@ def svg(title: str, shown: Sequence[Panel], footer: Sequence[str]) -> str:
 
     def put(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
         parts.append(
-            f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
+            f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
         )
 
     put(16, y, title, "title")

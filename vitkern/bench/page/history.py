@@ -8,9 +8,9 @@ So two figures are judged, each of which leaves something out of account, and bo
 * the time **in units of the machine's peak** at that moment (where the peak was measured; else the
   time itself): eager does not count, but a neighbour that takes memory bandwidth does.
 
-A line is ``slower`` (or ``faster``) where both figures moved by more than :data:`CHANGE`, and so far
-that the quartiles of the two runs do not touch. Where they disagree, or other processes were busy in
-one of the runs, it is not judged.
+A line is ``slower`` (or ``faster``) where both figures moved by more than :data:`CHANGE`, and so
+far that the quartiles of the two runs do not touch. Where they disagree, or other processes were
+busy in one of the runs, it is not judged.
 """
 
 from __future__ import annotations

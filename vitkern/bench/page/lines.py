@@ -184,15 +184,16 @@ def _add(stored: Stored, name: str, document: Mapping[str, Any]) -> None:
         bool(document.get("complete", True)),
     )
     _ = source.place  # which has to be there
-    lines, damaged = [], []
-    for number, row in enumerate(document["rows"], 1):
-        try:
-            lines += list(READERS[kind](source, row))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            damaged.append(f"{name}: row {number} is damaged: {error!r}")
     stored.sources.append(source)
-    stored.lines += lines
-    stored.left_out += damaged
+    for number, row in enumerate(document["rows"], 1):
+        _read(stored, source, row, number)
+
+
+def _read(stored: Stored, source: Source, row: Any, number: int) -> None:
+    try:
+        stored.lines += list(READERS[source.kind](source, row))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        stored.left_out.append(f"{source.name}: row {number} is damaged: {error!r}")
 
 
 def _summary(values: Any) -> Summary | None:
@@ -281,6 +282,9 @@ def _models(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
 
 def _peers(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
     base = _of_model(source, row, "peers")
+    if not row["entries"]:
+        reason = "; ".join(row.get("notes") or ()) or "not timed"
+        yield replace(base, system="all systems", reason=reason)
     figures = {
         entry["name"]: Figures(
             _summary(entry["seconds"]), _share(entry["share"]), error=entry["error"]
