@@ -38,6 +38,17 @@ def test_a_table_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("kinds of calls") + text.count("nothing to tune") == 2
 
 
+def test_products_in_another_form(capsys: pytest.CaptureFixture[str]) -> None:
+    """int8 has kernels of its own: other calls are met than those of the float32 model."""
+    uses = {}
+    for products in ([], ["--products", "int8"]):
+        assert cli.main(["tune", MODEL, "--clear", "--json", "-", *products]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert row["row"].get("form") == (products[-1] if products else None)
+        uses[len(products)] = row["uses"]
+    assert uses[0] != uses[2]
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_json(tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "t.json"

@@ -182,8 +182,8 @@ def _explanations(results: Sequence[Result]) -> list[str]:
         )
     if any(result.patched_share for result in timed):
         lines.append(
-            "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
-            " at the time; (eager's)"
+            "FMA peak: the products' share of the multiply-adds that the machine could do at the"
+            " time, in instructions for their form; (eager's)"
         )
     if any(result.speedup_without_faults for result in timed):
         lines.append("no faults: the speed-up where freed memory is kept on both sides")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 REFUSED = {
     "train": "--train",
     "wide": "--wide",
+    "products": "--products: it has all forms that there are",
     "no_page_faults": "--no-page-faults",
     "no_memory": "--no-memory",
 }

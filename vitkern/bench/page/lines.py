@@ -93,6 +93,7 @@ class Line:
         speedup: how many times faster than eager, over the rounds.
         form: of the instructions whose peak ``share`` is of.
         allowed: how large the error may be, where there is a bound.
+        compared: what the error is of.
         reason: why it was not timed.
     """
 
@@ -110,6 +111,7 @@ class Line:
     speedup: Summary | None = None
     form: str = "float32"
     allowed: float | None = None
+    compared: str = "output"
     contention: Contention | None = None
     reason: str | None = None
 
@@ -232,8 +234,8 @@ def _ops(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
         _summary(row.get("ratio_to_eager")),
         row.get("form", "float32"),
         check.get("allowed"),
-        _contention(row),
-        reason,
+        contention=_contention(row),
+        reason=reason,
     )
 
 
@@ -276,6 +278,7 @@ def _models(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
         speedup=_summary(row.get("speedup")),
         form=row.get("peak_form") or "float32",
         allowed=worst.get("allowed"),
+        compared=worst.get("name") or "output",
         reason=reason,
     )
 
