@@ -30,6 +30,8 @@ def user_errors() -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has enough: `| head`
+        raise
     except (UnknownModel, UnknownBackend) as error:
         raise Usage(_one_line(error)) from error
     except (TimmMissing, CannotPatch, CannotQuantize, FormUnavailable) as error:

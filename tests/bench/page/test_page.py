@@ -98,8 +98,8 @@ def test_tables_say_what_they_are(stored: Stored) -> None:
     cells = page.named("td")
     assert all(one["role"] == "columnheader" for one in heads)
     assert all(one["role"] == "cell" and one["data-label"] for one in cells)
-    assert len(heads) == 13 + 11
-    assert len(cells) == 8 * (13 - 1) + 2 * (11 - 1)
+    assert len(heads) == 12 + 10
+    assert len(cells) == 8 * (12 - 1) + 2 * (10 - 1)
 
 
 def test_data_is_no_markup(tmp_path: Path) -> None:
@@ -127,6 +127,16 @@ def test_machines_are_told_apart_and_one_can_be_first(tmp_path: Path) -> None:
     ]
     assert render.sections(stored, "acme-two")[0].key == "acme-two-2"
     assert "Nothing was measured here twice yet" in Reader(render.page(stored)).text
+
+
+def test_what_was_measured_again_is_counted(tmp_path: Path) -> None:
+    for date, row in (("20", made.model()), ("21", made.model()), ("22", made.model(others=1.5))):
+        made.write(tmp_path, "models", [row], f"2026-11-{date}")
+    text = Reader(render.page(load(tmp_path))).text
+    assert (
+        "Nothing is slower than before beyond noise. Measured again: 1, of which 1 not judged."
+        in text
+    )
 
 
 def test_incomplete_and_rough_files_say_so(tmp_path: Path) -> None:
@@ -157,6 +167,22 @@ def test_the_picture_has_the_machine_ours_and_the_best_of_the_others(stored: Sto
     assert lengths[2] / lengths[0] == pytest.approx(0.11 / 0.2, rel=1e-3)
     width = float(root.get("width") or 0)
     assert all(float(b.get("x") or 0) + float(b.get("width") or 0) < width - 100 for b in bars)
+
+
+def test_a_bar_that_is_far_longer_than_eager_is_cut_and_the_others_are_not(
+    tmp_path: Path,
+) -> None:
+    entries = [made.entry("eager", "fp32", 0.2), made.entry("Slow", "fp32", 2.0),
+               made.entry("vitkern", "fp32", 0.1)]  # fmt: skip
+    made.write(tmp_path, "peers", [made.peers(entries=entries)])
+    stored = load(tmp_path)
+    page = Reader(render.page(stored))
+    bars = [one for one in page.named("span") if str(one.get("class")).startswith("bar")]
+    assert [(one["class"], one["style"]) for one in bars] == [
+        ("bar", "width:80.0%"), ("bar cut", "width:100.0%"), ("bar", "width:40.0%"),
+    ]  # fmt: skip
+    root = xml.fromstring(render.draw(stored))
+    assert len([element for element in root.iter() if element.tag.endswith("path")]) == 1
 
 
 def test_digits() -> None:

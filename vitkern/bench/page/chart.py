@@ -47,6 +47,10 @@ class Bar:
         return f"{digits(self.milliseconds)} ms{beside}"
 
 
+CUT = 1.25
+"""Bars that are longer than this many times eager's are cut off, and look like it."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """All systems on one model and batch."""
@@ -56,9 +60,14 @@ class Panel:
     busy: bool = False
 
     @property
-    def longest(self) -> float:
-        """Milliseconds of the slowest."""
-        return max((bar.milliseconds or 0.0 for bar in self.bars), default=0.0)
+    def scale(self) -> float:
+        """Milliseconds of the longest bar that is drawn whole.
+
+        One that takes far longer than eager would make the others too short to compare.
+        """
+        times = [bar.milliseconds for bar in self.bars if bar.milliseconds is not None]
+        eager = [bar.milliseconds for bar in self.bars if bar.role == "eager" and bar.milliseconds]
+        return min([max(times, default=1.0), *(CUT * one for one in eager)])
 
 
 def panels(entries: Iterable[Entry]) -> list[Panel]:
@@ -159,16 +168,20 @@ def svg(title: str, shown: Sequence[Panel], footer: Sequence[str]) -> str:
     for panel in drawn:
         y += HEAD + GAP
         put(16, y, panel.title + ", while other processes were busy" * panel.busy, "bold")
-        scale = (WIDTH - LABEL - RIGHT - 32) / panel.longest
+        room = WIDTH - LABEL - RIGHT - 32
         for bar in panel.bars:
             y += LINE + 8 * bar.first
             bold = "bold" if bar.role == "ours" else ""
-            length = max(1.0, scale * (bar.milliseconds or 0.0))
+            share = (bar.milliseconds or 0.0) / panel.scale
+            length = room * min(share, 1.0)
             put(LABEL, y, bar.label, bold, "end")
             parts.append(
                 f'<rect x="{LABEL + 10}" y="{y - 12}" width="{length:.1f}" height="15" rx="2"'
                 f' class="{bar.role}"/>'
             )
+            if share > 1.0:
+                at = LABEL + length - 6
+                parts.append(f'<path d="M{at:.1f} {y + 5}l6 -19h5l-6 19z" class="ground"/>')
             put(LABEL + 16 + length, y, bar.text, bold)
     y += HEAD - 14
     for line in footer:

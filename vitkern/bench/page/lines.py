@@ -217,6 +217,7 @@ def _ops(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
     reason = row.get("reason")
     if reason is None and not row.get("ok", True):
         reason = "not timed, the output is wrong"
+    seconds = None if reason is not None else _summary(row.get("seconds"))
     yield Line(
         source,
         "op",
@@ -227,9 +228,7 @@ def _ops(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
         f"{OURS} {named.backend}",
         True,
         "ops",
-        Figures(
-            _summary(row.get("seconds")), _share(row.get("share_of_peak")), error=check.get("error")
-        ),
+        Figures(seconds, _share(row.get("share_of_peak")), error=check.get("error")),
         Figures(_summary(row.get("eager_seconds")), error=check.get("eager_error")),
         _summary(row.get("ratio_to_eager")),
         row.get("form", "float32"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkern.bench.page.chart import PRECISIONS, Panel, digits, panels, svg
-from vitkern.bench.page.history import CHANGE, FASTER, SLOWER, UNKNOWN, Change, Entry, entries
+from vitkern.bench.page.history import CHANGE, FASTER, SAME, SLOWER, UNKNOWN, Change, Entry, entries
 from vitkern.bench.page.lines import Source, Stored
 from vitkern.bench.report import replacing
 from vitkern.bench.timing import Summary
@@ -40,8 +40,7 @@ COLUMNS = (
     ("mode", "", ""),
     ("precision", "", "of the matrix products"),
     ("system", "", ""),
-    ("ms", NUMBER, "the median of the rounds"),
-    ("eager's ms", NUMBER, "in the same rounds"),
+    ("ms", NUMBER, "the median of the rounds; (eager's)"),
     ("× eager", NUMBER, "the median of the ratios of the rounds"),
     ("of peak", NUMBER, "of the multiply-adds the machine could do; (eager's)"),
     ("error", NUMBER, "the largest, relative to the largest value; (eager's)"),
@@ -191,13 +190,14 @@ def page(stored: Stored, first: str | None = None) -> str:
         environment.filters[function.__name__] = function
     lines = [entry.line for section in shown for entry in section.entries]
     environment.globals["columns"] = {
-        "model": [*COLUMNS[:2], BATCH, *COLUMNS[2:8], MEMORY, *COLUMNS[8:]],
+        "model": [*COLUMNS[:2], BATCH, *COLUMNS[2:7], MEMORY, *COLUMNS[7:]],
         "op": [("op", "", ""), ("case", "", ""), *COLUMNS[2:]],
     }
     return environment.from_string(_part("page.html")).render(
         sections=shown,
         left_out=stored.left_out,
         limit=f"{CHANGE:.0%}",
+        verdicts=(SLOWER, FASTER, SAME, UNKNOWN),
         precisions=sorted({line.precision for line in lines}, key=PRECISIONS.index),
         batches=sorted({line.batch for line in lines if line.batch is not None}),
         systems=list(dict.fromkeys(line.system for line in lines)),
