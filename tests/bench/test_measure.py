@@ -169,7 +169,7 @@ def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     assert {name: len(seconds) for name, seconds in kept["seconds"].items()} == {
         "eager": 2, "patched": 2,
     }  # fmt: skip
-    assert len(kept["peak"]) == 3 * load().available
+    assert len(kept["peaks"]["float32"]) == 3 * load().available
     # Each pass has a few hundred by chance (the interpreter, the kernel's own): 0 to 300 were seen.
     assert returned["faults"]["eager"] > 2000  # 12 blocks, 12 results of 37 pages or more in each
     assert kept["faults"]["eager"] < returned["faults"]["eager"] / 3

@@ -69,6 +69,16 @@ def test_every_entry_is_a_row_and_every_figure_is_there(stored: Stored) -> None:
     assert "Acme One, 2 threads, avx2" in page.text
 
 
+def test_a_share_of_another_form_is_marked(tmp_path: Path) -> None:
+    """Older files have shares of float32's peak only."""
+    entries = [made.entry("eager", "fp32", 0.2), made.entry("vitkern bf16", "bf16", 0.1)]
+    made.write(tmp_path, "peers", [made.peers(entries=entries)])
+    assert Reader(render.page(load(tmp_path))).text.count("50%*") == 1
+    entries[1]["form"] = "bfloat16"
+    made.write(tmp_path, "peers", [made.peers(entries=entries)])
+    assert Reader(render.page(load(tmp_path))).text.count("50%*") == 0
+
+
 def test_a_regression_is_marked_in_words(stored: Stored) -> None:
     page = Reader(render.page(stored))
     assert "▲ 1 slower than before" in page.text
