@@ -100,12 +100,12 @@ def _measure(arguments: argparse.Namespace, folder: Path, first: str | None) -> 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     models.require_timm()
-    here = machine.describe()
+    here, versions = machine.describe(), peers.versions()
     right = True
     for kind in arguments.only or KINDS:
         wanted = measuring.tasks(kind, quick=arguments.quick)
         store = measuring.Store(folder, kind, here, quick=arguments.quick, fresh=arguments.fresh)
-        store.versions = peers.versions()
+        store.versions = versions
         for task, number, measured in measuring.run(store, wanted):
             begin(task.label, number, len(wanted))
             progress = functools.partial(show_progress, f"{task.label} ({number}/{len(wanted)})")

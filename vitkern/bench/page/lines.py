@@ -185,7 +185,8 @@ def _add(stored: Stored, name: str, document: Mapping[str, Any]) -> None:
         bool(document.get("quick", False)),
         bool(document.get("complete", True)),
     )
-    _ = source.place  # which has to be there
+    if not all(source.place):  # without it nothing can be told apart
+        raise ValueError("the machine has no name, or no threads")
     stored.sources.append(source)
     for number, row in enumerate(document["rows"], 1):
         _read(stored, source, row, number)

@@ -58,8 +58,15 @@ class Nothing(ValueError):
 
 @dataclass(frozen=True)
 class Section:
-    """A machine with a number of threads, and what was measured there."""
+    """A machine with a number of threads, and what was measured there.
 
+    Attributes:
+        slug: of the machine; ``key`` has the number of threads as well.
+        machine: what is said of it, by name.
+        sources: the files, the newest first.
+    """
+
+    slug: str
     key: str
     title: str
     machine: dict[str, str]
@@ -85,14 +92,15 @@ class Section:
     def absent(self) -> list[str]:
         """Systems that were not timed, with the reason, each once."""
         reasons: dict[str, list[str]] = {}
-        for entry in self.entries:
-            line = entry.line
-            if line.figures.seconds is None and line.method == "peers":
+        rows = set()
+        for line in (entry.line for entry in self.entries if entry.line.method == "peers"):
+            row = f"{line.subject}, batch {line.batch}"
+            rows.add(row)
+            if line.figures.seconds is None:
                 text = f"{line.system}, {line.precision}: {line.reason or 'not timed'}"
-                reasons.setdefault(text, []).append(f"{line.subject}, batch {line.batch}")
-        rows = len({(e.line.subject, e.line.batch) for e in self.entries if e.line.system})
+                reasons.setdefault(text, []).append(row)
         return [
-            text if len(where) >= rows else f"{text} ({'; '.join(where)})"
+            text if len(where) == len(rows) else f"{text} ({'; '.join(where)})"
             for text, where in reasons.items()
         ]
 
@@ -141,12 +149,14 @@ def sections(stored: Stored, first: str | None = None) -> list[Section]:
         cores = f"{threads} thread{'s' * (threads != 1)}"
         title = f"{sources[0].machine['cpu']}, {cores}, {sources[0].machine.get('isa') or '-'}"
         found.append(
-            Section(f"{slug}-{threads}", title, machine, tuple(sources), _ordered(entries(lines)))
+            Section(
+                slug, f"{slug}-{threads}", title, machine, tuple(sources), _ordered(entries(lines))
+            )
         )
     found.sort(key=lambda section: (section.sources[0].when[:2], len(section.entries)))
     found.reverse()
     if first is not None:
-        found.sort(key=lambda section: not section.key.startswith(f"{first}-"))
+        found.sort(key=lambda section: section.slug != first)
     return _named_apart(found)
 
 
@@ -223,7 +233,7 @@ def draw(stored: Stored, first: str | None = None) -> str:
         Nothing: there are no results beside peers of that machine.
     """
     for section in sections(stored, first):
-        if first is not None and not section.key.startswith(f"{first}-"):
+        if first not in (None, section.slug):
             break
         if any(bar.milliseconds for panel in section.panels for bar in panel.bars):
             dates = sorted({s.date for s in section.sources if s.kind == "peers"})
