@@ -12,6 +12,7 @@ from vitkern import cli
 from vitkern.bench import contention, models
 from vitkern.bench.contention import Contention
 from vitkern.dispatch.measured import STORE, timing
+from vitkern.ops import _cpu
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -38,15 +39,20 @@ def test_a_table_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("kinds of calls") + text.count("nothing to tune") == 2
 
 
+@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
 def test_products_in_another_form(capsys: pytest.CaptureFixture[str]) -> None:
-    """int8 has kernels of its own: other calls are met than those of the float32 model."""
-    uses = {}
-    for products in ([], ["--products", "int8"]):
-        assert cli.main(["tune", MODEL, "--clear", "--json", "-", *products]) == 0
+    """int8 has kernels of its own, and decisions of its own."""
+    for form, products in ((None, []), ("int8", ["--products", "int8"])):
+        assert cli.main(["tune", MODEL, "--json", "-", *products]) == 0
         (row,) = json.loads(capsys.readouterr().out)["rows"]
-        assert row["row"].get("form") == (products[-1] if products else None)
-        uses[len(products)] = row["uses"]
-    assert uses[0] != uses[2]
+        assert row["row"].get("form") == form
+        forms = {use["op"]: use["form"] for use in row["uses"]}
+        assert forms.pop("patch_embed") is None
+        assert set(forms.values()) == {form}
+        # What was measured in float32 says nothing about int8.
+        assert all(not use["cached"] for use in row["uses"] if use["op"] in forms)
+    assert cli.main(["tune", MODEL, "--products", "int8"]) == 0
+    assert "weights int8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("train", [False, True])
