@@ -9,9 +9,11 @@ STAMP := $(VENV)/.vitkern-installed
 WORKERS ?= 2
 PYTEST_ARGS ?=
 GPU_ARGS ?=
+REPORT_ARGS ?=
+NUMBERS_MACHINE ?= amd-epyc-family-25-model-17-2-cores-avx512-bf16
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench gpu-check cuda-check cuda-limits triton-check triton-limits sanitize clean
+.PHONY: help venv build demo test lint format bench report numbers gpu-check cuda-check cuda-limits triton-check triton-limits sanitize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +53,14 @@ format: venv ## reformat the Python sources and mend what ruff can
 
 bench: venv ## the benchmarks (use an otherwise idle machine)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only $(PYTEST_ARGS)
+
+# What was finished is kept: an interrupted run goes on where it stopped. (REPORT_ARGS=--quick)
+report: venv ## ops, models and peers measured, and all results as one page, report.html; an hour
+	$(BIN)/vitkern report $(REPORT_ARGS)
+
+numbers: venv ## the picture of the README, from stored results (NUMBERS_MACHINE chooses whose)
+	$(BIN)/vitkern report --from benchmarks/results --machine $(NUMBERS_MACHINE) \
+		--out build/report.html --picture docs/numbers.svg
 
 # No GPU is needed. The interpreter and the compiler cannot share a process.
 triton-check: venv ## Triton kernels: interpreted, compiled for GPUs within limits, times predicted

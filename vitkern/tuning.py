@@ -82,7 +82,9 @@ class TuneReport:
             (
                 use.op,
                 " ".join("x".join(map(str, shape)) for shape in use.shapes),
-                use.dtype + ", backward" * use.trained,
+                use.dtype
+                + ", backward" * use.trained
+                + (f", weights {use.form}" if use.form else ""),
                 str(use.calls),
                 _times(use),
                 use.backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from vitkern._library import load
 from vitkern.bench import allocator, child, contention, measure
 from vitkern.bench.contention import Contention
-from vitkern.bench.models import Row
+from vitkern.bench.forms import FormUnavailable
+from vitkern.bench.models import PRODUCTS, Row
 from vitkern.bench.timing import Plan
 from vitkern.patching.report import PatchedModule, PatchReport, SkippedModule
 
@@ -56,13 +58,13 @@ def sabotaged(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the patched model of the next measurement do something to its output."""
 
     def sabotage(change: Any) -> None:
-        original = measure.patch
+        original = measure.prepare
 
-        def patch(model: torch.nn.Module) -> Any:
+        def prepare(model: torch.nn.Module, *others: Any) -> Any:
             model.register_forward_hook(lambda module, args, out: change(out))
-            return original(model)
+            return original(model, *others)
 
-        monkeypatch.setattr(measure, "patch", patch)
+        monkeypatch.setattr(measure, "prepare", prepare)
 
     return sabotage
 
@@ -128,7 +130,7 @@ def test_where_nothing_was_patched_nothing_is_timed(
 ) -> None:
     """The ratio of two times of the same code is noise."""
     refuse_to_time(monkeypatch)
-    monkeypatch.setattr(measure, "patch", lambda model: report)
+    monkeypatch.setattr(measure, "prepare", lambda *arguments: report)
     result = measure.measure(ROW, PLAN, with_faults=True)
     assert result.ok  # it is right, and no failure
     assert result.notes[0] == f"not timed, nothing was patched: {reason}"
@@ -167,7 +169,7 @@ def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     assert {name: len(seconds) for name, seconds in kept["seconds"].items()} == {
         "eager": 2, "patched": 2,
     }  # fmt: skip
-    assert len(kept["peak"]) == 3 * load().available
+    assert len(kept["peaks"]["float32"]) == 3 * load().available
     # Each pass has a few hundred by chance (the interpreter, the kernel's own): 0 to 300 were seen.
     assert returned["faults"]["eager"] > 2000  # 12 blocks, 12 results of 37 pages or more in each
     assert kept["faults"]["eager"] < returned["faults"]["eager"] / 3
@@ -181,3 +183,66 @@ def test_with_faults_both_are_reported(in_this_process: None) -> None:
         assert result.faults_left is not None
     else:
         assert "page faults" in result.notes[-1]
+
+
+FORMS = [dataclasses.replace(ROW, form=form) for form in PRODUCTS]
+
+
+@needs_library
+@pytest.mark.parametrize("row", FORMS, ids=str)
+def test_products_in_another_form(in_this_process: None, row: Row) -> None:
+    result = measure.measure(row, PLAN, with_memory=False)
+    assert result.ok, result.notes
+    assert result.parity is not None
+    (check,) = result.parity.checks
+    assert check.name == ("1 - cosine" if row.form == "int8" else "output")
+    assert check.error > 10 * check.eager_error or row.form == "bfloat16"
+    assert check.error > 1e-5  # float32 would be nearer: it is the form that ran
+    assert result.to_dict()["peak_form"] == row.form
+    assert result.speedup is not None
+
+
+@needs_library
+def test_each_side_has_its_share_of_the_peak_of_its_own_form(
+    in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"float32": 100.0, "int8": 400.0}
+
+    class Known(measure.Peak):
+        def __init__(self, form: str = "float32") -> None:
+            super().__init__(probe=lambda seconds: rates[form], form=form)
+
+    monkeypatch.setattr(measure, "Peak", Known)
+    result = measure.measure(FORMS[1], PLAN, with_memory=False)
+    assert result.peak is not None and result.peak.median == rates["int8"]
+    assert result.flops and result.eager and result.patched
+    for side, share, form in (
+        (result.eager, result.eager_share, "float32"),
+        (result.patched, result.patched_share, "int8"),
+    ):
+        assert share is not None
+        reached = result.flops / side.median / 1e9 / rates[form]
+        assert share.of_best == pytest.approx(reached)
+
+
+@needs_library
+@pytest.mark.parametrize("row", FORMS, ids=str)
+def test_wrong_products_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, sabotaged: Any, row: Row
+) -> None:
+    refuse_to_time(monkeypatch)
+    sabotaged(lambda out: out.flip(-1))
+    result = measure.measure(row, PLAN)
+    assert not result.ok
+    assert "not timed, parity failed" in result.notes[-1]
+
+
+def test_a_form_without_a_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: Any) -> None:
+        raise FormUnavailable("int8: no kernel here")
+
+    refuse_to_time(monkeypatch)
+    monkeypatch.setattr(measure, "prepare", none)
+    result = measure.measure(FORMS[1], PLAN)
+    assert not result.ok
+    assert result.notes == ["not timed: int8: no kernel here"]

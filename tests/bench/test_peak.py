@@ -8,7 +8,7 @@ import pytest
 
 from vitkern._library import LibraryStatus, load
 from vitkern.bench import peak
-from vitkern.bench.peak import FORMS, Peak, Share, share, unsteady
+from vitkern.bench.peak import FORMS, Peak, Share, recorded, share, unsteady
 from vitkern.ops import _cpu
 
 
@@ -77,3 +77,11 @@ def test_the_library_measures_it(isa: str) -> None:
 def test_other_forms_are_refused() -> None:
     with pytest.raises(ValueError, match="form must be one of float32, bfloat16, int8"):
         Peak(form="float16")
+
+
+def test_peaks_of_another_process() -> None:
+    found = recorded({"float32": [100.0, 120.0], "int8": []}, None)
+    summary = found["float32"].summary()
+    assert summary is not None and summary.median == 110.0
+    assert found["int8"].summary() is None
+    assert recorded({"float32": []}, "no library")["float32"].reason == "no library"

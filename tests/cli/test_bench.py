@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def test_rows() -> None:
     assert rows("a", "--dtype", "bfloat16") == [Row("a", 1, dtype="bfloat16")]
     assert {row.model for row in rows("--batch", "2")} == {row.model for row in TARGETS}
     assert {row.batch for row in rows("--batch", "2")} == {2}
+    assert rows("a", "--products", "int8") == [Row("a", 1, form="int8")]
+    forms = rows("--products", "bfloat16")
+    assert forms == [replace(one, form="bfloat16") for one in TARGETS if one.mode == "eval"]
+
+
+@pytest.mark.parametrize("command", ["bench", "tune", "profile"])
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--train"], "--products is for inference, and does not go with --train"),
+        (["--dtype", "bfloat16"], "--products takes a model in float32: it does not go with"),
+    ],
+)
+def test_products_of_what_has_none(
+    capsys: pytest.CaptureFixture[str], command: str, argv: list[str], message: str
+) -> None:
+    assert cli.main([command, "vit_tiny_patch16_224", "--products", "int8", *argv]) == 2
+    assert capsys.readouterr().err.startswith(f"vitkern: {message}")
 
 
 @pytest.fixture

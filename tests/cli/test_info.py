@@ -56,6 +56,14 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in text
 
 
+def test_lines_end_where_their_text_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """`vitkern info | grep`: no spaces up to the width of a table."""
+    assert cli.main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 20
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_without_library(capsys: pytest.CaptureFixture[str], no_library: None) -> None:
     found = as_json(capsys)
     assert found["library"]["available"] is False

@@ -91,6 +91,11 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["info"])
 
 
+def test_a_closed_pipe_is_no_error_of_the_user() -> None:
+    with pytest.raises(BrokenPipeError), user_errors():
+        raise BrokenPipeError
+
+
 def test_user_errors_become_one_line() -> None:
     with pytest.raises(Failure, match=r"^one two$") as caught, user_errors():
         raise OSError("one\n  two")

@@ -90,6 +90,7 @@ def test_ours_that_is_wrong_is_status_1(measured: list[tuple[Row, Plan]]) -> Non
         (["nosuchmodel", "--peers"], "timm has no model 'nosuchmodel'"),
         (["--peers", "--train"], "--peers does not go with --train"),
         (["--peers", "--wide"], "--peers does not go with --wide"),
+        (["--peers", "--products", "int8"], "--peers does not go with --products: it has all"),
         (["--peers", "--no-memory"], "--peers does not go with --no-memory"),
         (["--peers", "--no-page-faults"], "--peers does not go with --no-page-faults"),
         (["--peers", "--dtype", "bfloat16"], "--peers does not go with --dtype"),

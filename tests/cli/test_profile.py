@@ -11,6 +11,7 @@ import pytest
 from vitkern import cli
 from vitkern.bench import contention, models
 from vitkern.bench.contention import Contention
+from vitkern.ops import _cpu
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -26,6 +27,23 @@ def test_a_profile_is_printed_written_and_drawn(
     assert row["row"]["model"] == MODEL
     assert {"op", "calls", "seconds", "flops", "bytes", "share"} <= row["ops"][0].keys()
     assert "<svg" in picture.read_text()
+
+
+@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+def test_products_in_int8_have_their_own_peak(tmp_path: Path) -> None:
+    target = tmp_path / "p.json"
+    arguments = ["profile", MODEL, "--quick", "--products", "int8", "--json", str(target)]
+    assert cli.main(arguments) == 0
+    (row,) = json.loads(target.read_text())["rows"]
+    assert (row["form"], row["row"]["form"]) == ("int8", "int8")
+    assert row["peak"] > 0
+
+
+def test_an_eager_model_has_no_other_products(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["profile", MODEL, "--eager", "--products", "int8"]) == 2
+    assert "does not go with --eager" in capsys.readouterr().err
+    assert cli.main(["profile", MODEL, "--target", "h100", "--products", "int8"]) == 2
+    assert "does not go with --products" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

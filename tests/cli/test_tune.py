@@ -12,6 +12,7 @@ from vitkern import cli
 from vitkern.bench import contention, models
 from vitkern.bench.contention import Contention
 from vitkern.dispatch.measured import STORE, timing
+from vitkern.ops import _cpu
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -36,6 +37,22 @@ def test_a_table_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{MODEL}, batch 1" in text
     assert f"{MODEL}, batch 2" in text
     assert text.count("kinds of calls") + text.count("nothing to tune") == 2
+
+
+@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+def test_products_in_another_form(capsys: pytest.CaptureFixture[str]) -> None:
+    """int8 has kernels of its own, and decisions of its own."""
+    for form, products in ((None, []), ("int8", ["--products", "int8"])):
+        assert cli.main(["tune", MODEL, "--json", "-", *products]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert row["row"].get("form") == form
+        forms = {use["op"]: use["form"] for use in row["uses"]}
+        assert forms.pop("patch_embed") is None
+        assert set(forms.values()) == {form}
+        # What was measured in float32 says nothing about int8.
+        assert all(not use["cached"] for use in row["uses"] if use["op"] in forms)
+    assert cli.main(["tune", MODEL, "--products", "int8"]) == 0
+    assert "weights int8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("train", [False, True])

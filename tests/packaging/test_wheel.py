@@ -56,6 +56,7 @@ def test_pure_wheel(pip_wheel: PipWheel, tmp_path: Path, case: str) -> None:
     names, info = contents(wheels[0])
     assert not any(name.endswith(".so") for name in names)
     assert {"vitkern/__init__.py", "vitkern/_build/parameters.py"} <= names
+    assert {f"vitkern/bench/page/page.{ending}" for ending in ("html", "css", "js")} <= names
     assert info["kernels"] is False
     assert info["reason"].startswith(reason)
 

@@ -7,6 +7,8 @@ with ``VITKERN_TEST_CUDA_EMULATED=1``; these get fewer, for they are slow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 
@@ -35,15 +37,20 @@ def _compute(op: str, backend: str, example: strategies.Example) -> None:
 
 
 @harness.pairs(*strategies.OPS)
-def test_any_call(op: str, backend: str) -> None:
+def test_any_call(op: str, backend: str, record_property: Callable[[str, object], None]) -> None:
+    """``--junitxml FILE`` writes how many calls were compared."""
     count = settings().max_examples // SLOWER.get(backend, 50)
+    computed = 0
 
     @settings(max_examples=count)
     @given(example=strategies.examples(op, backend))
     def holds(example: strategies.Example) -> None:
+        nonlocal computed
         _compute(op, backend, example)
+        computed += 1
 
     holds()
+    record_property("calls", computed)
 
 
 @pytest.mark.parametrize("op", strategies.OPS)

@@ -12,10 +12,16 @@
     the peak of a pass above rest.
 :mod:`~vitkern.bench.models`
     the rows: model, batch, mode, dtype.
+:mod:`~vitkern.bench.forms`, :mod:`~vitkern.bench.calibration`
+    the patched model, with products in float32, bfloat16 or int8.
+:mod:`~vitkern.bench.ops`
+    single ops, on the shapes of real models.
 :mod:`~vitkern.bench.measure`
     all of these for one row.
 :mod:`~vitkern.bench.peers`
     torch.compile, ONNX Runtime and OpenVINO beside ours.
+:mod:`~vitkern.bench.page`
+    all results as one page of HTML, beside earlier ones.
 :mod:`~vitkern.bench.machine`, :mod:`~vitkern.bench.report`
     what was measured on, tables and JSON files.
 """

@@ -17,13 +17,15 @@ from typing import Any
 from vitkern.bench import allocator, child, memory
 from vitkern.bench.contention import Contention, Meter
 from vitkern.bench.flops import model_flops
+from vitkern.bench.forms import FormUnavailable, prepare
 from vitkern.bench.memory import Memory
 from vitkern.bench.models import Row, build
 from vitkern.bench.parity import Parity, ParityError, check
 from vitkern.bench.passes import make_pass
-from vitkern.bench.peak import Peak, Share, share
+from vitkern.bench.peak import Peak, Share, recorded, share
 from vitkern.bench.timing import Comparison, Plan, Summary, interleave
-from vitkern.patching import PatchReport, patch
+from vitkern.patching import PatchReport
+from vitkern.quantization import CannotQuantize
 
 __all__ = ["Faults", "Result", "first_line", "measure", "nothing_patched", "time_here"]
 
@@ -48,7 +50,7 @@ class Result:
 
     Times are in seconds, per pass of the whole batch. ``ok`` is False where the patched model is
     wrong or fails; it was not timed then. Nor was it where nothing was patched, which is no
-    failure.
+    failure. ``peak`` is that of the patched model's products, ``eager_share`` of eager's own.
     """
 
     row: Row
@@ -76,7 +78,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        plain: dict[str, Any] = {"ok": self.ok}
+        plain: dict[str, Any] = {"ok": self.ok, "peak_form": self.row.forms[1]}
         for name, value in vars(self).items():
             plain[name] = value.to_dict() if hasattr(value, "to_dict") else value
         return plain
@@ -122,7 +124,10 @@ def _measure(
 ) -> Result:
     eager, images = build(row)
     patched = copy.deepcopy(eager)
-    report = patch(patched)
+    try:
+        report = prepare(patched, images, row.form)
+    except (FormUnavailable, CannotQuantize) as error:
+        return Result(row, None, {}, 0, notes=[f"not timed: {error}"])
     progress("parity")
     result = Result(row, None, *_counts(report))
     same = nothing_patched(report)
@@ -191,7 +196,7 @@ class _Times:
     """What the process that times gives back."""
 
     comparison: Comparison
-    peak: Peak
+    peaks: dict[str, Peak]
     faults: Faults
     contention: Contention | None
 
@@ -200,13 +205,11 @@ def _time(row: Row, plan: Plan, environment: Mapping[str, str]) -> _Times:
     """Time the row in a new process with these settings of its allocator."""
     argument = {"row": row.to_dict(), "plan": vars(plan)}
     found = child.call("measure", "time_here", argument, environment)
-    peak = Peak(probe=lambda seconds: 0.0)
-    peak.samples, peak.reason = found["peak"], found["peak_reason"]
     seconds = {name: tuple(values) for name, values in found["seconds"].items()}
     contention = found["contention"]
     return _Times(
         Comparison(seconds),
-        peak,
+        recorded(found["peaks"], found["peak_reason"]),
         Faults(**found["faults"]),
         None if contention is None else Contention.from_dict(contention),
     )
@@ -220,11 +223,12 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
     row = Row.from_dict(argument["row"])
     eager, images = build(row)
     patched = copy.deepcopy(eager)
-    patch(patched)
-    peak, meter = Peak(), Meter()
+    prepare(patched, images, row.form)
+    peaks, meter = {form: Peak(form=form) for form in row.forms}, Meter()
 
     def between() -> None:
-        peak.sample()
+        for peak in peaks.values():
+            peak.sample()
         meter.sample()
 
     runs = {EAGER: make_pass(row, eager, images), PATCHED: make_pass(row, patched, images)}
@@ -232,21 +236,22 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
     contention = meter.result()
     return {
         "seconds": times.seconds,
-        "peak": peak.samples,
-        "peak_reason": peak.reason,
+        "peaks": {form: peak.samples for form, peak in peaks.items()},
+        "peak_reason": next(iter(peaks.values())).reason,
         "faults": {name: allocator.page_faults(run) for name, run in runs.items()},
         "contention": contention and contention.to_dict(),
     }
 
 
 def _fill(result: Result, times: _Times) -> None:
-    both, peak = times.comparison, times.peak
+    both = times.comparison
+    eager_peak, peak = (times.peaks[form] for form in result.row.forms)
     result.eager, result.patched = both.summary(EAGER), both.summary(PATCHED)
     result.speedup = both.ratio(EAGER, PATCHED)
     result.faults = times.faults
     result.peak = peak.summary()
     result.contention = times.contention
-    result.eager_share = share(result.flops, both.seconds[EAGER], peak)
+    result.eager_share = share(result.flops, both.seconds[EAGER], eager_peak)
     result.patched_share = share(result.flops, both.seconds[PATCHED], peak)
     if peak.reason is not None:
         result.notes.append(f"share of the peak: {peak.reason}")

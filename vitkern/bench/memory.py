@@ -29,10 +29,10 @@ import torch
 from torch import nn
 
 from vitkern.bench import allocator, child
+from vitkern.bench.forms import prepare
 from vitkern.bench.models import Row, build
 from vitkern.bench.passes import make_pass
 from vitkern.ops import _cpu
-from vitkern.patching import patch
 
 __all__ = ["Memory", "measure", "unavailable"]
 
@@ -107,7 +107,7 @@ def _measure(row: Row, repeats: int) -> Memory:
     model, images = build(row)
     eager, _ = _peak(row, model, images, repeats)
     before = _cpu.packed_bytes()
-    patch(model)
+    prepare(model, images, row.form)
     patched, left = _peak(row, model, images, repeats)
     packed = _cpu.packed_bytes() - before
     return Memory(eager, patched, packed, left - packed)

@@ -29,6 +29,9 @@ MODES = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+PRODUCTS = ("bfloat16", "int8")
+"""Forms that the products of a float32 model can have."""
+
 
 class UnknownModel(ValueError):
     """timm has no model of that name."""
@@ -48,12 +51,15 @@ class Row:
         mode: ``eval`` (forward, under inference_mode), ``train`` (forward and backward) or ``step``
             (forward, backward and AdamW's update).
         dtype: of parameters and images: ``float32``, ``bfloat16`` or ``float16``.
+        form: of the patched model's products, where it is another one: ``bfloat16`` or ``int8``,
+            for the forward of a model in float32.
     """
 
     model: str
     batch: int
     mode: str = "eval"
     dtype: str = "float32"
+    form: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -62,6 +68,19 @@ class Row:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.form not in (None, *PRODUCTS):
+            raise ValueError(f"form must be one of {', '.join(PRODUCTS)}, got {self.form!r}")
+        if self.form is not None and (self.mode, self.dtype) != ("eval", "float32"):
+            raise ValueError(
+                f"form is for mode 'eval' and dtype 'float32', got {self.form!r} with"
+                f" {self.mode!r} and {self.dtype!r}"
+            )
+
+    @property
+    def forms(self) -> tuple[str, str]:
+        """Of the eager and of the patched model's products, as the peaks are called."""
+        own = "bfloat16" if self.dtype == "bfloat16" else "float32"
+        return own, self.form or own
 
     @property
     def trains(self) -> bool:
@@ -74,16 +93,18 @@ class Row:
         extras = [f"batch {self.batch}"]
         extras += [MODES[self.mode]] * self.trains
         extras += [self.dtype] * (self.dtype != "float32")
+        extras += [f"products in {self.form}"] * (self.form is not None)
         return f"{self.model}, {', '.join(extras)}"
 
     @property
     def slug(self) -> str:
         """For names of files and tests."""
-        return f"{self.model}-batch{self.batch}-{self.mode}-{self.dtype}"
+        form = "" if self.form is None else f"-{self.form}-products"
+        return f"{self.model}-batch{self.batch}-{self.mode}-{self.dtype}{form}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON; without a form where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Row:

@@ -18,7 +18,7 @@ Products in bfloat16 and int8 have instructions with a higher peak, and may exce
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import torch
 from vitkern._library import load
 from vitkern.bench.timing import Summary, summarize
 
-__all__ = ["FORMS", "Peak", "Share", "share", "unsteady"]
+__all__ = ["FORMS", "Peak", "Share", "recorded", "share", "unsteady"]
 
 FORMS = ("float32", "bfloat16", "int8")
 """What products are of; the index is the ``form`` of csrc/registration.cpp."""
@@ -70,6 +70,15 @@ class Peak:
     def summary(self) -> Summary | None:
         """GFLOP/s, over all samples."""
         return summarize(self.samples) if self.samples else None
+
+
+def recorded(samples: Mapping[str, Sequence[float]], reason: str | None) -> dict[str, Peak]:
+    """Peaks by form that another process sampled; ``reason`` says why it could not."""
+    peaks = {}
+    for form, values in samples.items():
+        peaks[form] = Peak(probe=lambda seconds: 0.0, form=form)
+        peaks[form].samples, peaks[form].reason = list(values), reason
+    return peaks
 
 
 def unsteady(peak: Summary | None) -> str | None:

@@ -59,9 +59,11 @@ class Profile:
     Attributes:
         calls: every call in order; those that only make views are left out.
         seconds: of a whole pass without the profiler, the median.
-        peak: FLOP/s of float32 multiply-adds, or None where there is no library to measure it.
+        peak: FLOP/s of multiply-adds in ``form``, or None where there is no library to measure it.
         reason: why there is no peak.
         contention: what other processes used meanwhile, or None where that is not known.
+        form: of the model's products, one of :data:`vitkern.bench.peak.FORMS`. What stays in
+            float32 (patch embedding, head) has its share of the same peak.
     """
 
     calls: tuple[Cost, ...]
@@ -69,6 +71,7 @@ class Profile:
     peak: float | None
     reason: str | None
     contention: Contention | None = None
+    form: str = "float32"
 
     def by_op(self) -> list[Cost]:
         """Totals by operator, the longest first."""
@@ -91,6 +94,7 @@ class Profile:
         return {
             "seconds": self.seconds,
             "peak": self.peak,
+            "form": self.form,
             "reason": self.reason,
             "contention": self.contention and self.contention.to_dict(),
             "outside": self.outside(),
@@ -199,18 +203,26 @@ def _size(values: Iterable[Any]) -> int:
     )
 
 
-def profile(model: nn.Module, run: Callable[[], object], plan: Plan | None = None) -> Profile:
+def profile(
+    model: nn.Module,
+    run: Callable[[], object],
+    plan: Plan | None = None,
+    *,
+    form: str = "float32",
+) -> Profile:
     """Profile ``run``, a pass of ``model`` that always makes the same calls.
 
     Args:
         model: gives modules their names.
         run: one pass, as :func:`vitkern.bench.passes.make_pass` makes them.
         plan: how many passes; None is ``Plan()``.
+        form: of the model's products: whose peak shares are of.
 
     Raises:
+        ValueError: there is no such form.
         RuntimeError: two passes made different calls.
     """
-    peak, meter = Peak(), Meter()
+    peak, meter = Peak(form=form), Meter()
     passes: list[list[_Call]] = []
 
     def between() -> None:
@@ -226,6 +238,7 @@ def profile(model: nn.Module, run: Callable[[], object], plan: Plan | None = Non
         summarize(rates).median if rates else None,
         peak.reason,
         meter.result(),
+        form,
     )
 
 

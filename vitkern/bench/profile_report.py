@@ -40,7 +40,8 @@ def table(profile: Profile, machine: Machine, title: str, *, calls: bool = False
     """A line an operator, or (``calls``) a line a call."""
     from rich.table import Table
 
-    peak = f", peak {profile.peak / 1e9:.0f} GFLOP/s" if profile.peak else ""
+    of = "" if profile.form == "float32" else f" in {profile.form}"
+    peak = f", peak {profile.peak / 1e9:.0f} GFLOP/s{of}" if profile.peak else ""
     out = Table(title=_heading(profile, machine, title) + peak)
     out.add_column("call" if calls else "operator", no_wrap=True)
     for column in ("calls", "ms", "time", "GFLOP", "FMA peak", "MB", "GB/s"):

@@ -41,10 +41,12 @@ SCHEMA = 1
 
 def document(kind: str, machine: Machine, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is written to a file: the rows, and what they were measured on."""
+    now = datetime.now(timezone.utc)
     return {
         "schema": SCHEMA,
         "kind": kind,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": now.date().isoformat(),
+        "time": now.time().isoformat("seconds"),
         "machine": machine.to_dict(),
         "rows": list(rows),
     }
@@ -180,8 +182,9 @@ def _explanations(results: Sequence[Result]) -> list[str]:
         )
     if any(result.patched_share for result in timed):
         lines.append(
-            "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
-            " at the time, which tile registers (AMX) exceed; (eager's)"
+            "FMA peak: the products' share of the multiply-adds that the machine could do at the"
+            " time, in instructions for their form (float32 in tile registers, on AMX, exceeds it);"
+            " (eager's)"
         )
     if any(result.speedup_without_faults for result in timed):
         lines.append("no faults: the speed-up where freed memory is kept on both sides")

@@ -4,6 +4,34 @@ from __future__ import annotations
 
 import argparse
 
+from vitkern.cli._errors import Usage
+
+
+def add_products(parser: argparse.ArgumentParser) -> None:
+    """The option for the form of the patched model's products."""
+    parser.add_argument(
+        "--products",
+        metavar="FORM",
+        choices=("bfloat16", "int8"),
+        help="of a float32 model in bfloat16 (patch(dtype=)) or int8 (quantize), forward only",
+    )
+
+
+def check_products(arguments: argparse.Namespace) -> None:
+    """Options that go with ``--products``.
+
+    Raises:
+        Usage: it is given with others.
+    """
+    if arguments.products is None:
+        return
+    if getattr(arguments, "train", False):
+        raise Usage("--products is for inference, and does not go with --train")
+    if arguments.dtype != "float32":
+        raise Usage(
+            f"--products takes a model in float32: it does not go with --dtype {arguments.dtype}"
+        )
+
 
 def positive(text: str) -> int:
     """A whole number above 0.

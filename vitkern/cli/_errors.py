@@ -22,15 +22,21 @@ class Usage(Failure):
 def user_errors() -> Iterator[None]:
     """Turn errors that users make, or can mend, into one line."""
     from vitkern.bench.child import ChildFailed
+    from vitkern.bench.forms import FormUnavailable
     from vitkern.bench.models import TimmMissing, UnknownModel
     from vitkern.dispatch import UnknownBackend
     from vitkern.patching.api import CannotPatch
+    from vitkern.quantization import CannotQuantize
 
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has enough: `| head`
+        raise
     except (UnknownModel, UnknownBackend, FileNotFoundError) as error:
         raise Usage(_one_line(error)) from error
-    except (TimmMissing, CannotPatch, ChildFailed, OSError, MemoryError) as error:
+    except (TimmMissing, CannotPatch, CannotQuantize, FormUnavailable) as error:
+        raise Failure(_one_line(error)) from error
+    except (ChildFailed, OSError, MemoryError) as error:
         raise Failure(_one_line(error)) from error
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vitkern.cli._errors import Failure, Usage
 
@@ -24,7 +26,30 @@ def console() -> Console:
     """The output; where it is no terminal, wide enough that tables are not folded."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(file=_Trimmed(sys.stdout), width=160, highlight=False)
+
+
+class _Trimmed(io.TextIOBase):
+    """Text without the spaces that rich fills lines with, for what reads the output as lines."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """By which rich chooses its boxes."""
+        return self._file.encoding
+
+    def write(self, text: str) -> int:
+        """rich writes whole lines at once."""
+        self._file.write(re.sub(r"[ \t]+$", "", text, flags=re.M))
+        return len(text)
+
+    def flush(self) -> None:
+        """So that errors of a pipe come up."""
+        self._file.flush()
 
 
 def print_json(value: Any) -> None:

@@ -16,6 +16,7 @@ REFUSED = {
     "train": "--train",
     "step": "--step",
     "wide": "--wide",
+    "products": "--products: it has all forms that there are",
     "no_page_faults": "--no-page-faults",
     "no_memory": "--no-memory",
 }

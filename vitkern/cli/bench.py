@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vitkern.cli import _peers
-from vitkern.cli._arguments import positive
+from vitkern.cli._arguments import add_products, check_products, positive
 from vitkern.cli._errors import Usage, user_errors
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--step", action="store_true", help="forward, backward and the optimizer's step (AdamW)"
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_products(parser)
     parser.add_argument("--wide", action="store_true", help="40 rows: 20 models, batch 1 and 8")
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--quick", action="store_true", help="few rounds, and no memory")
@@ -62,15 +64,19 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
     """
     from vitkern.bench.models import TARGETS, WIDE, Row
 
+    check_products(arguments)
+    form = arguments.products
     chosen = bool(arguments.models or arguments.batch or arguments.train or arguments.step)
     if arguments.wide and chosen:
         raise Usage("--wide has its own models, batches and mode")
     if arguments.wide or (not chosen and arguments.dtype == "float32"):
-        return list(WIDE if arguments.wide else TARGETS)
+        found = WIDE if arguments.wide else TARGETS
+        # Forms are for the forward only.
+        return [replace(row, form=form) for row in found if form is None or row.mode == "eval"]
     names = arguments.models or dict.fromkeys(row.model for row in TARGETS)
     mode = "train" if arguments.train else "step" if arguments.step else "eval"
     return [
-        Row(name, batch, mode, arguments.dtype)
+        Row(name, batch, mode, arguments.dtype, form)
         for name in names
         for batch in arguments.batch or (1,)
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vitkern.cli._arguments import positive
-from vitkern.cli._errors import user_errors
+from vitkern.cli._arguments import add_products, check_products, positive
+from vitkern.cli._errors import Usage, user_errors
 
 HELP = "time, operations, bytes and share of the peak of each operator in a timm model"
 
@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="N", type=positive, default=1, help="images")
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_products(parser)
     parser.add_argument("--eager", action="store_true", help="the model as it is, not patched")
     parser.add_argument("--calls", action="store_true", help="a line for every call, in order")
     parser.add_argument("--quick", action="store_true", help="few passes")
@@ -40,11 +41,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     from vitkern.bench.gpu import report as gpu_report
     from vitkern.bench.gpu.predict import predict
     from vitkern.bench.report import write_json
-    from vitkern.cli._errors import Usage
     from vitkern.cli._output import console, print_json, target, writing
     from vitkern.ops._triton.targets import TARGETS
 
-    others = ("train", "eager", "calls", "quick", "threads", "picture")
+    others = ("train", "eager", "calls", "quick", "threads", "picture", "products")
     given = [f"--{name}" for name in others if getattr(arguments, name)]
     if given:
         raise Usage(f"--target predicts inference, and does not go with {', '.join(given)}")
@@ -77,25 +77,28 @@ def _measure(arguments: argparse.Namespace) -> int:
     import torch
 
     from vitkern.bench import machine, models, profile_report, report
+    from vitkern.bench.forms import prepare
     from vitkern.bench.passes import make_pass
     from vitkern.bench.profile import profile
     from vitkern.bench.timing import QUICK, Plan
     from vitkern.cli._output import check_picture, console, print_json, target, writing
-    from vitkern.patching import patch
 
     check_picture(arguments.picture)
+    check_products(arguments)
+    if arguments.eager and arguments.products is not None:
+        raise Usage("--products is of a patched model, and does not go with --eager")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     mode = "train" if arguments.train else "eval"
-    row = models.Row(arguments.model, arguments.batch, mode, arguments.dtype)
+    row = models.Row(arguments.model, arguments.batch, mode, arguments.dtype, arguments.products)
     with user_errors():
         models.check_name(row.model)
         path, picture = target("--json", arguments.json), target("--picture", arguments.picture)
         model, images = models.build(row)
         if not arguments.eager:
-            patch(model)
+            prepare(model, images, row.form)
         plan = QUICK if arguments.quick else Plan(max_seconds=60.0)
-        found = profile(model, make_pass(row, model, images), plan)
+        found = profile(model, make_pass(row, model, images), plan, form=row.forms[1])
         here = machine.describe()
         title = f"{row.label}, {'eager' if arguments.eager else 'patched'}"
         entry = {"name": title, "row": row.to_dict(), **found.to_dict()}

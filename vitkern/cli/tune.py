@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from vitkern.cli._arguments import positive
+from vitkern.cli._arguments import add_products, check_products, positive
 from vitkern.cli._errors import Usage, user_errors
 
 HELP = "measure ahead which backend is the fastest for each op of a timm model"
@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_products(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="threads of PyTorch's ops")
     parser.add_argument("--clear", action="store_true", help="first forget all that was measured")
     parser.add_argument("--json", metavar="FILE", help="write JSON there; - is the output")
@@ -33,13 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune and print, a table a batch."""
     import torch
 
-    from vitkern.bench import contention, machine, models, report
+    from vitkern.bench import contention, forms, machine, models, report
     from vitkern.cli._output import console, print_json, target, writing
     from vitkern.dispatch.measured import STORE
     from vitkern.tuning import tune
 
     if arguments.model is None and not arguments.clear:
         raise Usage("tune: MODEL or --clear is required")
+    check_products(arguments)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     mode = "train" if arguments.train else "eval"
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.model is not None:
             models.check_name(arguments.model)
             rows = [
-                models.Row(arguments.model, batch, mode, arguments.dtype)
+                models.Row(arguments.model, batch, mode, arguments.dtype, arguments.products)
                 for batch in arguments.batch
             ]
         path = target("--json", arguments.json)
@@ -56,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         others = []
         for row in rows:
             model, images = models.build(row)
+            if row.form is not None:
+                forms.prepare(model, images, row.form)
             meter = contention.Meter()
             meter.sample()
             found.append(tune(model, images))

@@ -6,8 +6,6 @@
     what an entry is.
 :mod:`~vitkern.bench.peers.torch_compile`, ``onnx_runtime``, ``openvino``
     how the peers convert and run a model, each in its own best setting.
-:mod:`~vitkern.bench.peers.calibration`
-    the images that int8 is calibrated on, theirs and ours.
 :mod:`~vitkern.bench.peers.run`
     all of them on one row, in turns, in a process of their own.
 :mod:`~vitkern.bench.peers.result`, :mod:`~vitkern.bench.peers.report`

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitkern.bench.peers.calibration import batches
+from vitkern.bench.calibration import batches
 from vitkern.bench.peers.system import Run, Unavailable
 
 __all__ = ["PACKAGES", "bfloat16", "float32", "int8"]

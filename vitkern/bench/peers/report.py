@@ -115,8 +115,8 @@ def notes(results: Sequence[PeersResult]) -> list[str]:
     if any(entry.seconds for result in results for entry in result.entries):
         lines += [
             "ms: median of a pass of the batch, [quartiles]; all systems in turns in one process",
-            "FMA peak: the products' share of the float32 multiply-adds that the machine could do"
-            " at the time; products in bf16 and int8 may exceed it",
+            "FMA peak: the products' share of the multiply-adds that the machine could do at the"
+            " time, in instructions of the same precision",
             "cosine, error: of the logits with float64's, the worst image; error relative to the"
             " largest value",
         ]

@@ -22,6 +22,8 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, list):
         return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -34,7 +36,7 @@ class Entry:
         wrong: it is one of ours, and failed or is not right.
         seconds: of a pass of the whole batch.
         speedup: how many times faster than eager.
-        share: of the peak of float32 multiply-adds.
+        share: of the peak of multiply-adds in ``form``.
         cosine: of the logits with those in float64, of the worst image.
         error: of the logits, the largest, relative to the largest value in float64.
         allowed: how large it may be, where it is one of ours that has such a bound.
@@ -55,6 +57,7 @@ class Entry:
     error: float | None = None
     allowed: float | None = None
     faults: int | None = None
+    form: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -115,6 +118,7 @@ class PeersResult:
     Attributes:
         flops: of one pass; multiply-adds count two.
         peak: GFLOP/s of float32 multiply-adds, over the samples.
+        peaks: the same of each form that was timed.
         floor: seconds that the pass would take at the highest of them.
     """
 
@@ -123,6 +127,7 @@ class PeersResult:
     against: list[Against] = field(default_factory=list)
     flops: int | None = None
     peak: Summary | None = None
+    peaks: dict[str, Summary] = field(default_factory=dict)
     floor: float | None = None
     contention: Contention | None = None
     notes: list[str] = field(default_factory=list)

@@ -26,7 +26,7 @@ from vitkern.bench.measure import first_line
 from vitkern.bench.models import Row, build
 from vitkern.bench.parity import compare
 from vitkern.bench.passes import forward
-from vitkern.bench.peak import Peak, share
+from vitkern.bench.peak import Peak, recorded, share
 from vitkern.bench.peers import systems
 from vitkern.bench.peers.result import Entry, PeersResult, against_best
 from vitkern.bench.peers.system import EAGER, Run, System, Unavailable, require
@@ -151,7 +151,7 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
     row, excluded = Row.from_dict(argument["row"]), argument["excluded"]
     model, images = build(row)
     references = torch.load(Path(argument["folder"]) / "references.pt")
-    peak, meter = Peak(), Meter()
+    peaks, meter = {"float32": Peak()}, Meter()
 
     def enter(name: str) -> None:
         _current(argument).write_text(name, encoding="utf-8")
@@ -161,7 +161,8 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
         time.sleep(SETTLE)
 
     def between() -> None:
-        peak.sample()
+        for peak in peaks.values():
+            peak.sample()
         meter.sample()
 
     entries: dict[str, dict[str, Any]] = {}
@@ -180,6 +181,7 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
                 entry["reason"] = f"not timed: {times_eager:.0f} times as slow as eager in one pass"
         if run is not None and entry["reason"] is None:
             runs[system.name] = run
+            peaks.setdefault(system.form, Peak(form=system.form))
     times = interleave(runs, Plan(**argument["plan"]), between=between, before=before, clock=clock)
     contention = meter.result()
     for name, run in runs.items():
@@ -188,8 +190,8 @@ def time_here(argument: dict[str, Any]) -> dict[str, Any]:
     return {
         "entries": entries,
         "seconds": times.seconds,
-        "peak": peak.samples,
-        "peak_reason": peak.reason,
+        "peaks": {form: peak.samples for form, peak in peaks.items()},
+        "peak_reason": peaks["float32"].reason,
         "contention": contention and contention.to_dict(),
     }
 
@@ -248,8 +250,8 @@ def _judge(
 
 def _result(row: Row, flops: int, found: Mapping[str, Any]) -> PeersResult:
     times = Comparison({name: tuple(values) for name, values in found["seconds"].items()})
-    peak = Peak(probe=lambda seconds: 0.0)
-    peak.samples, peak.reason = found["peak"], found["peak_reason"]
+    peaks = recorded(found["peaks"], found["peak_reason"])
+    peak = peaks["float32"]
     entries = []
     for system in systems.SYSTEMS:
         entry = Entry(
@@ -259,13 +261,16 @@ def _result(row: Row, flops: int, found: Mapping[str, Any]) -> PeersResult:
             system.ours,
             system.peer,
             **found["entries"][system.name],
+            form=system.form,
         )
         if system.name in times.seconds:
             entry.seconds = times.summary(system.name)
             entry.speedup = times.ratio(EAGER, system.name)
-            entry.share = share(flops, times.seconds[system.name], peak)
+            entry.share = share(flops, times.seconds[system.name], peaks[system.form])
         entries.append(entry)
     result = PeersResult(row, entries, against_best(entries, times), flops, peak.summary())
+    summaries = {form: one.summary() for form, one in peaks.items()}
+    result.peaks = {form: one for form, one in summaries.items() if one is not None}
     highest = max(peak.samples, default=0.0)
     result.floor = flops / (highest * 1e9) if highest > 0.0 else None
     contention = found["contention"]

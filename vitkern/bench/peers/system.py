@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["EAGER", "OURS", "PRECISIONS", "Build", "Run", "System", "Unavailable", "require"]
+__all__ = [
+    "EAGER",
+    "FORMS",
+    "OURS",
+    "PRECISIONS",
+    "Build",
+    "Run",
+    "System",
+    "Unavailable",
+    "require",
+]
 
 EAGER = "eager"
 """The name of the system that ratios are taken to."""
@@ -25,6 +35,10 @@ Run = Callable[[], torch.Tensor]
 
 Build = Callable[[nn.Module, torch.Tensor], Run]
 """Makes a pass of a model, which it leaves as it is, on these images."""
+
+
+FORMS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+"""What :mod:`vitkern.bench.peak` calls them."""
 
 
 class Unavailable(Exception):
@@ -59,6 +73,11 @@ class System:
             )
         if self.ours and self.precision == "int8" and self.min_cosine is None:
             raise ValueError("eager PyTorch has no int8 to be judged by: give min_cosine")
+
+    @property
+    def form(self) -> str:
+        """Of its products, whose peak its share is of."""
+        return FORMS[self.precision]
 
     @property
     def ours(self) -> bool:

@@ -12,50 +12,35 @@ from functools import partial
 import torch
 from torch import nn
 
+from vitkern.bench.forms import FormUnavailable, prepare
 from vitkern.bench.measure import nothing_patched
+from vitkern.bench.parity import MIN_COSINE
 from vitkern.bench.passes import forward
-from vitkern.bench.peers import calibration, onnx_runtime, openvino, torch_compile
+from vitkern.bench.peers import onnx_runtime, openvino, torch_compile
 from vitkern.bench.peers.system import EAGER, OURS, Run, System, Unavailable
-from vitkern.patching import patch
-from vitkern.quantization import quantize
 
 __all__ = ["SYSTEMS"]
 
 
-def _copy(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy, patched.
+def _patched(model: nn.Module, images: torch.Tensor, *, form: str | None = None) -> Run:
+    """A copy, patched, with products in ``form``.
 
     Raises:
-        Unavailable: nothing was patched, so that it would be eager.
+        Unavailable: nothing was patched, or no kernel takes int8 here: it would be eager.
     """
     copied = copy.deepcopy(model)
-    same = nothing_patched(patch(copied, dtype=dtype))
+    try:
+        same = nothing_patched(prepare(copied, images, form))
+    except FormUnavailable as error:
+        raise Unavailable(str(error)) from error
     if same is not None:
         raise Unavailable(f"nothing was patched: {same}")
-    return copied
-
-
-def _patched(model: nn.Module, images: torch.Tensor, *, dtype: torch.dtype | None = None) -> Run:
-    """``vitkern.patch``, with products in ``dtype``."""
-    return forward(_copy(model, dtype), images)
+    return forward(copied, images)
 
 
 def _bfloat16(model: nn.Module, images: torch.Tensor) -> Run:
     """A copy of the model in bfloat16, by PyTorch as it comes."""
     return forward(copy.deepcopy(model).bfloat16(), images.bfloat16())
-
-
-def _quantized(model: nn.Module, images: torch.Tensor) -> Run:
-    """``vitkern.quantize``, as it comes.
-
-    Raises:
-        Unavailable: no kernel takes int8 here.
-    """
-    copied = _copy(model)
-    report = quantize(copied, calibration.batches(images))
-    if "eager" in report.backend:
-        raise Unavailable(report.note)
-    return forward(copied, images)
 
 
 ONNX_RUNTIME, OPENVINO = onnx_runtime.PACKAGES, openvino.PACKAGES
@@ -70,9 +55,8 @@ SYSTEMS: tuple[System, ...] = (
     System("PyTorch bf16", "PyTorch", "bf16", _bfloat16),
     System("torch.compile, frozen bf16", "torch.compile", "bf16", torch_compile.bfloat16),
     System("OpenVINO bf16", "OpenVINO", "bf16", openvino.bfloat16, OPENVINO),
-    System("vitkern bf16", OURS, "bf16", partial(_patched, dtype=torch.bfloat16)),
+    System("vitkern bf16", OURS, "bf16", partial(_patched, form="bfloat16")),
     System("OpenVINO int8", "OpenVINO", "int8", openvino.int8, (*OPENVINO, "nncf")),
-    # ViT and Swin have 0.9998 and better: the bound finds what is broken.
-    System("vitkern int8", OURS, "int8", _quantized, min_cosine=0.99),
+    System("vitkern int8", OURS, "int8", partial(_patched, form="int8"), min_cosine=MIN_COSINE),
 )
 """In the order in which they run in the first round."""

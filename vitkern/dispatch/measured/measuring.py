@@ -136,6 +136,7 @@ class Use:
         decision: what was measured; None where there was no choice or nothing could be timed.
         cached: whether it was known before.
         calls: how many there were.
+        form: of its weights, where they are not taken as they are (``vitkern.ops.weights``).
     """
 
     op: str
@@ -146,6 +147,7 @@ class Use:
     decision: Decision | None
     cached: bool
     calls: int = 1
+    form: str | None = None
 
 
 class Measurement:
@@ -259,4 +261,5 @@ def _use(op: str, call: Any, backend: str, decision: Decision | None, cached: bo
         backend,
         decision,
         cached,
+        form=next((value.form for value in call if hasattr(value, "form")), None),
     )
