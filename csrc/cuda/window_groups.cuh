@@ -111,7 +111,8 @@ __device__ __forceinline__ void finish_scores(Scores<OWN, KEYS>& scores, float s
 }
 
 template <class H, class Space>
-__global__ void __launch_bounds__(OWN_THREADS, 2) window_forward_kernel(const Space space) {
+__global__ void __launch_bounds__(OWN_THREADS, sizeof(typename H::T) == 2 ? 3 : 2)
+    window_forward_kernel(const Space space) {
   using On = Groups<H>;
   using Memory = Stages<H, On::Bias::BYTES, On::FORWARD_STAGE>;
   const Group group(space.p);

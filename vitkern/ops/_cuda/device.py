@@ -111,7 +111,13 @@ def _tf32(operand: torch.Tensor) -> bool:
     return operand.dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+@functools.cache
+def _warpgroups(device: torch.device) -> bool:
+    """Hopper's instructions for groups of warps are its own: no card before or after has them."""
+    return _capability(device.index) == (9, 0)
+
+
 DEVICE = CudaKernels(
     Family("cuda", ("CUDA",), missing), load, of_device,
-    lambda device: _processors(device.index), _tf32,
+    lambda device: _processors(device.index), _tf32, _warpgroups,
 )  # fmt: skip
