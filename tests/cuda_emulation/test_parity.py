@@ -78,7 +78,7 @@ CARDS = {
 @pytest.mark.parametrize("op", [op for op in _ops() if op in ("linear", "mlp", "patch_embed")])
 @pytest.mark.parametrize("dtype", harness.DTYPES, ids=harness.short)
 def test_other_cards(op: str, card: str, dtype: torch.dtype) -> None:
-    """Large tiles, small ones, those of groups of warps, and float32 on tensor cores where the user lets them."""
+    """Large tiles, small ones, those of Hopper, and float32 on tensor cores where it may be."""
     from vitkern.testing import Card, emulation
 
     case = next(
