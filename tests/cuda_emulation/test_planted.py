@@ -152,12 +152,12 @@ MISTAKES = (
     Mistake(
         "a descriptor of other distances", "wgmma.cuh",
         "static_cast<uint64_t>(SWIZZLE_BYTES >> 4) << 32", "static_cast<uint64_t>(2048 >> 4) << 32",
-        runs.warpgroup_product, "not close|beyond|nobody wrote",
+        runs.warpgroup_product, "not close|beyond|under way",
     ),
     Mistake(
         "a slice of k too far", "wgmma.cuh",
         "DESCRIPTOR_SLICE = 32 / 16", "DESCRIPTOR_SLICE = 64 / 16",
-        runs.warpgroup_product, "not close|beyond",
+        runs.warpgroup_product, "not close|beyond|under way",
     ),
     Mistake(
         "no barrier before deltas are read", "window_groups.cuh",
