@@ -113,8 +113,14 @@ def cuda_location() -> CudaLocation:
 
 
 def _cuda_location(package: Path) -> CudaLocation:
-    path = package / parameters.CUDA_LIBRARY_NAME
-    build = _cuda_build(package)
+    built = _cached(package, CUDA)
+    cached = None
+    if built is not None:
+        path, build = built / parameters.CUDA_LIBRARY_NAME, _cuda_build(built)
+        cached = CudaLocation(path, None, build, cached=True)
+        if build.get("forced"):
+            return cached
+    path, build = package / parameters.CUDA_LIBRARY_NAME, _cuda_build(package)
     if not path.is_file():
         why = build.get("reason", "no build was attempted")
         reason = (
@@ -125,12 +131,7 @@ def _cuda_location(package: Path) -> CudaLocation:
         reason = "csrc/cuda is not what the CUDA library was built from: make build"
     else:
         return CudaLocation(path, None, build)
-    built = _cached(package, CUDA)
-    if built is None:
-        return CudaLocation(path, reason, build)
-    return CudaLocation(
-        built / parameters.CUDA_LIBRARY_NAME, None, _cuda_build(built), cached=True
-    )  # fmt: skip
+    return cached or CudaLocation(path, reason, build)
 
 
 def _cuda_build(folder: Path) -> dict[str, Any]:

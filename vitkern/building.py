@@ -19,7 +19,7 @@ from vitkern.ops._cuda import device
 __all__ = ["build_cpu", "build_cuda"]
 
 
-def build_cuda(architectures: Sequence[int] | None = None) -> Path:
+def build_cuda(architectures: Sequence[int] | None = None, *, force: bool = False) -> Path:
     """Compile the CUDA kernels, which takes minutes, and use them from now on.
 
     Needs ``nvcc`` (CUDA 12 or newer, found by ``CUDA_HOME`` or the path) and a C++ compiler, and no
@@ -31,27 +31,32 @@ def build_cuda(architectures: Sequence[int] | None = None) -> Path:
         architectures: to compile for, as compute capabilities without the point: ``[80, 90]``. PTX
             of the oldest is added, for all others and for cards to come. The default is that of an
             installation: ``VITKERN_CUDA_ARCHITECTURES``, else those of the installed PyTorch.
+        force: compile though a library is there, such as one for other cards, or a damaged one.
+            What is compiled is used instead of it from now on, also of one that was installed.
 
     Returns:
         The path of the library.
 
     Raises:
-        TypeError: architectures that are not ints.
+        TypeError: architectures that are not ints, a force that is no bool.
         ValueError: architectures that there are no kernels for.
         BuildError: something is missing, or does not compile; one line says what.
     """
     chosen = _checked(architectures)
+    if type(force) is not bool:
+        raise TypeError(f"force must be a bool, got {force!r}")
     there = _library.cuda_location()
-    if there.reason is None and (chosen is None or not there.cached):
+    if not force and there.reason is None and (chosen is None or not there.cached):
         if chosen is not None:
             raise BuildUnavailable(
                 f"architectures: the library that was installed is used ({there.path}, for"
-                f" {there.build.get('architectures')}): install with VITKERN_CUDA_ARCHITECTURES"
+                f" {there.build.get('architectures')}): install with VITKERN_CUDA_ARCHITECTURES,"
+                " or build by force"
             )
         say(f"the CUDA library is there: {there.path}")
         return there.path
     plan = plan_cuda(_root(), _version(), chosen or ())
-    path = build_cached(_cache(), plan) / plan.kind.library
+    path = build_cached(_cache(), plan, force=force) / plan.kind.library
     device.look_again()
     STORE.reopen()  # what was measured without these kernels decides nothing now
     say(f"CUDA kernels: {path}")

@@ -20,8 +20,8 @@ struct Backward {
   static constexpr int OTHERS = H::SIZE * static_cast<int>(sizeof(typename H::T)) > 256 ? 16 : 32;
   static constexpr int OWN_BYTES = OWN * H::ROW_BYTES, TILE_BYTES = OTHERS * H::ROW_BYTES;
   static constexpr int STATISTICS_BYTES = 2 * OTHERS * static_cast<int>(sizeof(float));
-  using QueriesMemory = Stages<H, 2, 2 * TILE_BYTES>;
-  using KeysMemory = Stages<H, 2, 2 * TILE_BYTES + STATISTICS_BYTES>;
+  using QueriesMemory = Stages<H, 2 * OWN_BYTES, 2 * TILE_BYTES>;
+  using KeysMemory = Stages<H, 2 * OWN_BYTES, 2 * TILE_BYTES + STATISTICS_BYTES>;
   using BiasMemory = Stages<H, 0, 2 * OWN_BYTES + 2 * TILE_BYTES>;
 };
 

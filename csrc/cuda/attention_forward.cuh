@@ -15,7 +15,7 @@ template <class H>
 struct Forward {
   static constexpr int OTHERS = sizeof(typename H::T) == 2 ? 64 : 32;
   static constexpr int TILE_BYTES = OTHERS * H::ROW_BYTES;
-  using Memory = Stages<H, 1, 2 * TILE_BYTES>;
+  using Memory = Stages<H, OWN * H::ROW_BYTES, 2 * TILE_BYTES>;
 };
 
 // Scores from products.

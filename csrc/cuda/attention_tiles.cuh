@@ -48,28 +48,35 @@ struct Head {
 
 __device__ __forceinline__ int warp_row() { return static_cast<int>(threadIdx.x) / WARP * 16; }
 
-// ROWS rows from `first` on; row_of(i) is a HeadRow. `aligned`: rows and the head's `size` are of
-// whole chunks, which are copied asynchronously.
+// A chunk of a row of a tile. `aligned`: rows and the head's `size` are of whole chunks, which are
+// copied asynchronously.
+template <class H>
+__device__ __forceinline__ void load_chunk(Shared<uint4> tile, int row, int chunk, int size,
+                                           bool aligned, const HeadRow<typename H::T>& from) {
+  using T = typename H::T;
+  const int at = chunk * H::IN_CHUNK;
+  const bool there = from.there && at < size;
+  if (aligned) {
+    copy_async(tile + H::place(row, chunk), there ? from.data + at : from.data, there);
+    return;
+  }
+  Pack<T, H::IN_CHUNK> values;
+#pragma unroll
+  for (int e = 0; e < H::IN_CHUNK; ++e) {
+    values.element[e] = there && at + e < size ? from.data[at + e] : from_float<T>(0.0f);
+  }
+  tile.as<Pack<T, H::IN_CHUNK>>()[H::place(row, chunk)] = values;
+}
+
+// ROWS rows from `first` on; row_of(i) is a HeadRow.
 template <class H, int ROWS, class RowOf>
 __device__ __forceinline__ void load_rows(Shared<uint4> tile, int first, int size, bool aligned,
                                           const RowOf& row_of) {
-  using T = typename H::T;
   static_assert(ROWS * H::CHUNKS % OWN_THREADS == 0);
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < ROWS * H::CHUNKS; i += OWN_THREADS) {
-    const int row = i / H::CHUNKS, chunk = i % H::CHUNKS, at = chunk * H::IN_CHUNK;
-    const HeadRow<T> from = row_of(first + row);
-    const bool there = from.there && at < size;
-    if (aligned) {
-      copy_async(tile + H::place(row, chunk), there ? from.data + at : from.data, there);
-    } else {
-      Pack<T, H::IN_CHUNK> values;
-#pragma unroll
-      for (int e = 0; e < H::IN_CHUNK; ++e) {
-        values.element[e] = there && at + e < size ? from.data[at + e] : from_float<T>(0.0f);
-      }
-      tile.as<Pack<T, H::IN_CHUNK>>()[H::place(row, chunk)] = values;
-    }
+    const int row = i / H::CHUNKS;
+    load_chunk<H>(tile, row, i % H::CHUNKS, size, aligned, row_of(first + row));
   }
 }
 
@@ -233,11 +240,11 @@ __device__ __forceinline__ void store_rows(const float (&sums)[H::TILES][4], int
   }
 }
 
-// Shared memory of a block: FIXED tiles of OWN rows, then stages of STAGE_BYTES that tiles of other
-// rows go through: two, if they fit.
-template <class H, int FIXED, int STAGE_BYTES_>
+// Shared memory of a block: what is there all the time, such as tiles of OWN rows, then stages of
+// STAGE_BYTES that tiles of other rows go through: two, if they fit.
+template <class H, int FIXED_BYTES_, int STAGE_BYTES_>
 struct Stages {
-  static constexpr int FIXED_BYTES = FIXED * OWN * H::ROW_BYTES, STAGE_BYTES = STAGE_BYTES_;
+  static constexpr int FIXED_BYTES = FIXED_BYTES_, STAGE_BYTES = STAGE_BYTES_;
   static constexpr int COUNT = FIXED_BYTES + 2 * STAGE_BYTES <= LEAST_SHARED ? 2 : 1;
   static_assert(FIXED_BYTES + COUNT * STAGE_BYTES <= LEAST_SHARED);
 

@@ -48,8 +48,9 @@ struct Epilogue {
         activation(static_cast<Activation>(p.activation)),
         quads(p.quads != 0) {}
 
-  // Elements of a row from a column on, a multiple of QUAD.
-  __device__ __forceinline__ void operator()(int64_t row, int64_t column, float (&v)[QUAD]) const {
+  // Elements of a row from a column on, a multiple of QUAD. All of k is in them.
+  __device__ __forceinline__ void operator()(int64_t row, int64_t column, float (&v)[QUAD],
+                                             int64_t /*turn*/ = 0) const {
     if (row >= m || column >= n) return;
     const int count = n - column < QUAD ? static_cast<int>(n - column) : QUAD;
     const int64_t at = row * n + column;

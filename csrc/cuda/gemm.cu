@@ -1,13 +1,11 @@
 // c = epilogue(a b^T): the products of linear layers that have something to fuse.
-#include "entry.cuh"
-#include "gemm.cuh"
+#include "split_gemm.cuh"
 
 namespace vitkern {
 
-// a (m, k), rows a_row and columns a_step elements apart.
-#define GEMM_OWN_FIELDS(FIELD) \
-  FIELD(const void*, a) FIELD(int64_t, a_row) FIELD(int64_t, a_step) GEMM_FIELDS(FIELD)
-VITKERN_PARAMS(Gemm, GEMM_OWN_FIELDS)
+#ifdef VITKERN_SM90A
+void gemm_sm90a(const Gemm& p, Stream stream);  // gemm_sm90a.cu
+#endif
 
 void gemm(const Gemm& p, Stream stream) {
   with_product(p, [&](auto type, auto operand) {
@@ -20,7 +18,14 @@ void gemm(const Gemm& p, Stream stream) {
     if (p.aligned == 0) {
       return launch_gemm<typename Of::Scattered>(a, b, epilogue, p.k, stream);
     }
+    if (p.splits > 1) {
+      return launch_split_gemm<typename Of::Small>(a, b, epilogue, static_cast<float*>(p.partial),
+                                                   p.splits, p.k, stream);
+    }
     if constexpr (sizeof(T) == 2) {
+#ifdef VITKERN_SM90A
+      if (p.warpgroups != 0 && fills<typename Of::Large>(p)) return gemm_sm90a(p, stream);
+#endif
       if (fills<typename Of::Large>(p)) {
         return launch_gemm<typename Of::Large>(a, b, epilogue, p.k, stream);
       }

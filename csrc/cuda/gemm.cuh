@@ -2,9 +2,11 @@
 //
 // A tile's operands go through a ring of stages in shared memory, each 64 bytes of k deep: while one
 // is multiplied, the next are on their way. A row's four chunks of 16 bytes are exchanged according
-// to the row, so that eight rows of one chunk lie in different banks.
+// to the row, so that eight rows of one chunk lie in different banks. warpgroups.cuh has the tiles of
+// Hopper, whose stages are 128 bytes of k deep.
 #pragma once
 
+#include "entry.cuh"
 #include "epilogue.cuh"
 #include "ptx.cuh"
 
@@ -27,6 +29,11 @@ __device__ __forceinline__ int sum_place(int row, int column) {
   return row * COLUMNS + ((column / QUAD ^ (row % 4 * 2)) * QUAD + column % QUAD);
 }
 
+template <class Tiles>
+struct TensorCoreTile;
+template <class Tiles>
+struct FmaTile;
+
 // How a product is computed: T in memory; M is what an mma takes, or void for float32 without.
 // Warps of (ROWS_ x COLUMNS_) / (WARP_ROWS_ x WARP_COLUMNS_). ALIGNED_: chunks can be copied whole.
 template <class T_, class M_, int ROWS_, int COLUMNS_, int WARP_ROWS_, int WARP_COLUMNS_,
@@ -38,7 +45,7 @@ struct Tiling {
   static constexpr int WARP_ROWS = WARP_ROWS_, WARP_COLUMNS = WARP_COLUMNS_;
   static constexpr int STAGES = STAGES_;
   static constexpr bool ALIGNED = ALIGNED_;
-  static constexpr bool TENSOR_CORES = !std::is_void_v<M>;
+  static constexpr int CHUNKS = vitkern::CHUNKS, FIRST_ALIGNED = 128;
   static constexpr int WARPS_DOWN = ROWS / WARP_ROWS, WARPS_ACROSS = COLUMNS / WARP_COLUMNS;
   static constexpr int THREADS = WARPS_DOWN * WARPS_ACROSS * WARP;
   static constexpr int IN_CHUNK = CHUNK / sizeof(T);
@@ -46,6 +53,12 @@ struct Tiling {
   static constexpr int STAGE_BYTES = (ROWS + COLUMNS) * STEP_BYTES;
   static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
   static_assert(ROWS * COLUMNS * static_cast<int>(sizeof(float)) <= SHARED_BYTES);
+  using Result =
+      std::conditional_t<std::is_void_v<M>, FmaTile<Tiling>, TensorCoreTile<Tiling>>;
+
+  __device__ static __forceinline__ int place(int row, int chunk) { return place_of(row, chunk); }
+  // After the wait for a stage and before the barrier.
+  __device__ static __forceinline__ void publish() {}
 };
 
 // A source of rows tells where element (row, k) is: data[row_offset(row) + step_offset(k)].
@@ -63,7 +76,7 @@ template <class Tiles, class Source, int ROWS>
 struct Loader {
   using T = typename Tiles::T;
   // Chunks or, where these cannot be copied whole, elements: of the tile, and of one thread.
-  static constexpr int IN_ROW = Tiles::ALIGNED ? CHUNKS : Tiles::STEP;
+  static constexpr int IN_ROW = Tiles::ALIGNED ? Tiles::CHUNKS : Tiles::STEP;
   static constexpr int EACH = ROWS * IN_ROW / Tiles::THREADS;
   static constexpr int APART = Tiles::THREADS / IN_ROW;  // rows from one to the thread's next
   static_assert(ROWS * IN_ROW % Tiles::THREADS == 0 && Tiles::THREADS % IN_ROW == 0);
@@ -94,10 +107,10 @@ struct Loader {
       const bool there = offsets[i] >= 0 && at < k;
       const T* from = source.data + (there ? offsets[i] + step : 0);
       if constexpr (Tiles::ALIGNED) {
-        copy_async(tile + place_of(row, in_row), from, there);
+        copy_async(tile + Tiles::place(row, in_row), from, there);
       } else {
         const int within = in_row % Tiles::IN_CHUNK;
-        const int to = place_of(row, in_row / Tiles::IN_CHUNK) * Tiles::IN_CHUNK + within;
+        const int to = Tiles::place(row, in_row / Tiles::IN_CHUNK) * Tiles::IN_CHUNK + within;
         tile.template as<T>()[to] = there ? *from : from_float<T>(0.0f);
       }
     }
@@ -235,8 +248,8 @@ struct TilePlace {
   static constexpr int TOGETHER = 8;
   int64_t row, column;
 
-  __device__ __forceinline__ TilePlace(int64_t down, int64_t across) {
-    const int64_t number = blockIdx.x, group = number / (TOGETHER * across);
+  __device__ __forceinline__ TilePlace(int64_t number, int64_t down, int64_t across) {
+    const int64_t group = number / (TOGETHER * across);
     const int64_t first = group * TOGETHER;
     const int64_t height = down - first < TOGETHER ? down - first : TOGETHER;
     const int64_t within = number - group * TOGETHER * across;
@@ -245,34 +258,43 @@ struct TilePlace {
   }
 };
 
-template <class Tiles, class Rows, class Columns>
+// `steps_each` of k are of a block, in turns of all tiles: one turn, or what follows is told which.
+template <class Tiles, class Rows, class Columns, class After>
 __global__ void __launch_bounds__(Tiles::THREADS)
-    gemm_kernel(const Rows rows, const Columns columns,
-                const Epilogue<typename Tiles::T> epilogue, int64_t k) {
-  const TilePlace tile(ceil_div(epilogue.m, Tiles::ROWS), ceil_div(epilogue.n, Tiles::COLUMNS));
+    gemm_kernel(const Rows rows, const Columns columns, const After epilogue, int64_t k,
+                int steps_each) {
+  const int64_t down = ceil_div(epilogue.m, Tiles::ROWS);
+  const int64_t across = ceil_div(epilogue.n, Tiles::COLUMNS);
+  const int64_t turn = blockIdx.x / (down * across);
+  const TilePlace tile(blockIdx.x - turn * (down * across), down, across);
   const int64_t first_row = tile.row * Tiles::ROWS, first_column = tile.column * Tiles::COLUMNS;
-  constexpr int A_BYTES = Tiles::ROWS * STEP_BYTES;
-  const auto a_of = [](int stage) {
-    return dynamic_shared<uint4>(stage * Tiles::STAGE_BYTES, Tiles::ROWS * CHUNKS);
+  constexpr int A_BYTES = Tiles::ROWS * Tiles::CHUNKS * CHUNK;
+  const int start = shared_start<Tiles::FIRST_ALIGNED>();
+  const auto a_of = [=](int stage) {
+    return dynamic_shared<uint4>(start + stage * Tiles::STAGE_BYTES, Tiles::ROWS * Tiles::CHUNKS);
   };
-  const auto b_of = [](int stage) {
-    return dynamic_shared<uint4>(stage * Tiles::STAGE_BYTES + A_BYTES, Tiles::COLUMNS * CHUNKS);
+  const auto b_of = [=](int stage) {
+    return dynamic_shared<uint4>(start + stage * Tiles::STAGE_BYTES + A_BYTES,
+                                 Tiles::COLUMNS * Tiles::CHUNKS);
   };
   const Loader<Tiles, Rows, Tiles::ROWS> load_a(rows, first_row, epilogue.m, k);
   const Loader<Tiles, Columns, Tiles::COLUMNS> load_b(columns, first_column, epilogue.n, k);
-  const int steps = static_cast<int>(ceil_div(k, Tiles::STEP));
+  const int first_step = static_cast<int>(turn) * steps_each;
+  const int steps = min(static_cast<int>(ceil_div(k, Tiles::STEP)) - first_step, steps_each);
   const auto load_stage = [&](int step) {
     if (step < steps) {
-      load_a(a_of(step % Tiles::STAGES), static_cast<int64_t>(step) * Tiles::STEP);
-      load_b(b_of(step % Tiles::STAGES), static_cast<int64_t>(step) * Tiles::STEP);
+      const int64_t start = static_cast<int64_t>(first_step + step) * Tiles::STEP;
+      load_a(a_of(step % Tiles::STAGES), start);
+      load_b(b_of(step % Tiles::STAGES), start);
     }
     commit_copies();  // an empty group too: groups are counted
   };
 
-  std::conditional_t<Tiles::TENSOR_CORES, TensorCoreTile<Tiles>, FmaTile<Tiles>> result;
+  typename Tiles::Result result;
   for (int step = 0; step < Tiles::STAGES - 1; ++step) load_stage(step);
   for (int step = 0; step < steps; ++step) {
     wait_for_copies<Tiles::STAGES - 2>();
+    Tiles::publish();
     __syncthreads();  // all see this stage, and have read the one that is loaded next
     load_stage(step + Tiles::STAGES - 1);
     result.add(a_of(step % Tiles::STAGES), b_of(step % Tiles::STAGES));
@@ -288,7 +310,7 @@ __global__ void __launch_bounds__(Tiles::THREADS)
     const int row = i / ACROSS, column = i % ACROSS * QUAD;
     const float4 sum = sums.template as<float4>()[sum_place<Tiles::COLUMNS>(row, column) / QUAD];
     float values[QUAD] = {sum.x, sum.y, sum.z, sum.w};
-    epilogue(first_row + row, first_column + column, values);
+    epilogue(first_row + row, first_column + column, values, turn);
   }
 }
 
@@ -301,12 +323,15 @@ struct Tilings {
   using Scattered = Tiling<T, M, 64, 64, 32, 32, 2, false>;
 };
 
-template <class Tiles, class Rows, class Columns, class T>
-void launch_gemm(const Rows& rows, const Columns& columns, const Epilogue<T>& epilogue, int64_t k,
-                 Stream stream) {
+// `splits`: blocks that share a tile's k.
+template <class Tiles, class Rows, class Columns, class After>
+void launch_gemm(const Rows& rows, const Columns& columns, const After& epilogue, int64_t k,
+                 Stream stream, int64_t splits = 1) {
   const int64_t tiles = ceil_div(epilogue.m, Tiles::ROWS) * ceil_div(epilogue.n, Tiles::COLUMNS);
-  launch(gemm_kernel<Tiles, Rows, Columns>, dim3(static_cast<unsigned>(tiles)), Tiles::THREADS,
-         Tiles::SHARED_BYTES, stream, rows, columns, epilogue, k);
+  const int64_t each = ceil_div(ceil_div(k, Tiles::STEP), splits);
+  launch(gemm_kernel<Tiles, Rows, Columns, After>, dim3(static_cast<unsigned>(tiles * splits)),
+         Tiles::THREADS, Tiles::SHARED_BYTES, stream, rows, columns, epilogue, k,
+         static_cast<int>(each));
 }
 
 // Fields of every product: b (n, k), its rows b_row elements apart. `aligned`: chunks of both
@@ -315,6 +340,14 @@ void launch_gemm(const Rows& rows, const Columns& columns, const Epilogue<T>& ep
   FIELD(const void*, b) FIELD(int64_t, b_row) FIELD(int64_t, b_step) FIELD(int64_t, m)      \
   FIELD(int64_t, n) FIELD(int64_t, k) FIELD(int32_t, format) FIELD(int32_t, aligned)        \
   FIELD(int32_t, processors) FIELD(int32_t, tf32) EPILOGUE_FIELDS(FIELD)
+
+// The product of two matrices: a (m, k), rows a_row and columns a_step elements apart. `warpgroups`:
+// the card is a Hopper. `splits`: of k, whose sums go to partial (splits, m, n) float32 if there are
+// more than one.
+#define MATRIX_GEMM_FIELDS(FIELD)                                                           \
+  FIELD(const void*, a) FIELD(int64_t, a_row) FIELD(int64_t, a_step) FIELD(void*, partial)  \
+  FIELD(int64_t, splits) FIELD(int32_t, warpgroups) GEMM_FIELDS(FIELD)
+VITKERN_PARAMS(Gemm, MATRIX_GEMM_FIELDS)
 
 // Calls function(type, type of operand) for the format and the kind of product.
 template <class Params, class Function>

@@ -38,6 +38,11 @@ struct Error : std::runtime_error {
 using emulation::Shared;
 using emulation::dynamic_shared;
 
+template <int ALIGNMENT>
+int shared_start() {
+  return emulation::shared_start(ALIGNMENT);
+}
+
 #define VITKERN_SHARED(T, name, count)                               \
   struct name##_place {};                                            \
   const ::vitkern::Shared<T> name = ::emulation::static_shared<T, name##_place>(count)
@@ -69,11 +74,21 @@ struct Shared {
   }
 };
 
+constexpr int DYNAMIC_SHARED_ALIGNED = 128;
+
 // `count` elements of the launch's dynamic shared memory, from a byte on.
 template <class T>
 __device__ __forceinline__ Shared<T> dynamic_shared(int first_byte, int /*count*/) {
-  extern __shared__ __align__(128) unsigned char vitkern_dynamic_shared[];
+  extern __shared__ __align__(DYNAMIC_SHARED_ALIGNED) unsigned char vitkern_dynamic_shared[];
   return {reinterpret_cast<T*>(vitkern_dynamic_shared + first_byte)};
+}
+
+// The first byte of the launch's dynamic shared memory whose address is such a multiple.
+template <int ALIGNMENT>
+__device__ __forceinline__ int shared_start() {
+  if (ALIGNMENT <= DYNAMIC_SHARED_ALIGNED) return 0;
+  const unsigned address = dynamic_shared<uint4>(0, 0).address();
+  return static_cast<int>(-address & (ALIGNMENT - 1));
 }
 
 #define VITKERN_SHARED(T, name, count)   \

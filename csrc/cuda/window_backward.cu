@@ -1,33 +1,29 @@
 // Attention within shifted windows, backward.
-#include "attention_backward.cuh"
-#include "window_space.cuh"
+#include "window_groups.cuh"
 
 namespace vitkern {
 
-void window_delta(const Window& p, Stream stream) {
+// What is not null of dqkv, dpad and dscores (splits, heads, positions, positions), the sums of the
+// scores' gradients: all windows of all images share a head's table.
+void window_backward(const Window& p, Stream stream) {
   with_window(p, [&](auto head, const auto& space) {
-    launch_delta<typename decltype(head)::type>(space, stream);
-  });
-}
-
-void window_backward_queries(const Window& p, Stream stream) {
-  with_window(p, [&](auto head, const auto& space) {
-    launch_backward_queries<typename decltype(head)::type>(space, stream);
-  });
-}
-
-void window_backward_keys(const Window& p, Stream stream) {
-  with_window(p, [&](auto head, const auto& space) {
-    launch_backward_keys<typename decltype(head)::type>(space, stream);
-  });
-}
-
-// dscores (splits, heads, positions, positions): all windows of all images share a head's table.
-void window_backward_bias(const Window& p, Stream stream) {
-  const int64_t windows = p.batch * p.down * p.across;
-  const BiasSums sums{p.heads, p.heads, p.heads, 1, windows, p.each, p.splits};
-  with_window(p, [&](auto head, const auto& space) {
-    launch_backward_bias<typename decltype(head)::type>(space, sums, stream);
+    using H = typename decltype(head)::type;
+    using On = Groups<H>;
+    if constexpr (On::BACKWARD_FITS) {
+      if (space.queries <= OWN) {
+        using Memory = Stages<H, On::BACKWARD_FIXED, On::BACKWARD_STAGE>;
+        return launch(window_backward_kernel<H, std::decay_t<decltype(space)>>,
+                      grid_of(p.heads * p.splits), OWN_THREADS, Memory::bytes(p.each), stream,
+                      space);
+      }
+    }
+    launch_delta<H>(space, stream);
+    if (p.dqkv != nullptr) launch_backward_queries<H>(space, stream);
+    if (p.dqkv != nullptr || p.dpad != nullptr) launch_backward_keys<H>(space, stream);
+    if (p.dscores == nullptr) return;
+    const int64_t windows = p.batch * p.down * p.across;
+    const BiasSums sums{p.heads, p.heads, p.heads, 1, windows, p.each, p.splits};
+    launch_backward_bias<H>(space, sums, stream);
   });
 }
 
@@ -67,8 +63,5 @@ void window_table_gradient(const Window& p, Stream stream) {
 
 }  // namespace vitkern
 
-VITKERN_ENTRY(window_delta, Window)
-VITKERN_ENTRY(window_backward_queries, Window)
-VITKERN_ENTRY(window_backward_keys, Window)
-VITKERN_ENTRY(window_backward_bias, Window)
+VITKERN_ENTRY(window_backward, Window)
 VITKERN_ENTRY(window_table_gradient, Window)

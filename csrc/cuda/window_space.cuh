@@ -13,8 +13,8 @@ namespace vitkern {
 // side by side; pad (3, heads, head_dim) or null for zeros: what padded positions have. table
 // (heads, rows) or null. The map has `down` by `across` windows. out and dqkv contiguous, as dout
 // and qkv; lse and delta (windows, heads, positions) float32; dpad (B, padded positions, 2, heads,
-// head_dim) float32 or null. dtable (rows, heads). The sums of dscores over the windows are in
-// `splits` of `each`. What an entry point does not use may be null.
+// head_dim) float32 or null. dtable (rows, heads). Windows are taken, and dscores summed over them,
+// in `splits` of `each`. What an entry point does not use may be null.
 #define WINDOW_FIELDS(FIELD)                                                                  \
   FIELD(const void*, qkv) FIELD(const void*, table) FIELD(const void*, pad) FIELD(void*, out) \
   FIELD(void*, lse) FIELD(const void*, dout) FIELD(void*, delta) FIELD(void*, dqkv)           \
@@ -117,11 +117,13 @@ struct WindowSpace {
     }
     // Channels of a position's q, k or v.
     __device__ __forceinline__ HeadRow<T> row(int i, int part) const {
+      return row(i, place(i), part);
+    }
+    __device__ __forceinline__ HeadRow<T> row(int i, const Place& at, int part) const {
       const Window& p = space.p;
       const int64_t channel = (part * p.heads + head) * p.head_dim;
       const T* start = static_cast<const T*>(p.qkv) + channel;
       if (i >= space.queries) return {start, false};
-      const Place at = place(i);
       if (at.inside) return {start + image * p.qkv_image + at.y * p.qkv_y + at.x * p.qkv_x, true};
       if (p.pad == nullptr) return {start, false};
       return {static_cast<const T*>(p.pad) + channel, true};
@@ -129,12 +131,11 @@ struct WindowSpace {
     __device__ __forceinline__ HeadRow<T> query(int i) const { return row(i, 0); }
     __device__ __forceinline__ HeadRow<T> key(int j) const { return row(j, 1); }
     __device__ __forceinline__ HeadRow<T> value(int j) const { return row(j, 2); }
-    __device__ __forceinline__ HeadRow<T> dout(int i) const {
+    __device__ __forceinline__ HeadRow<T> dout(int i) const { return dout(i, place(i)); }
+    __device__ __forceinline__ HeadRow<T> dout(int i, const Place& at) const {
       const Window& p = space.p;
       const T* start = static_cast<const T*>(p.dout) + head * p.head_dim;
-      if (i >= space.queries) return {start, false};
-      const Place at = place(i);
-      if (!at.inside) return {start, false};
+      if (i >= space.queries || !at.inside) return {start, false};
       return {start + image * p.dout_image + at.y * p.dout_y + at.x * p.dout_x, true};
     }
     // Of a contiguous map of `parts` by heads by head_dim channels; null in the padding.
@@ -188,25 +189,35 @@ struct WindowSpace {
     }
     template <class Tile>
     __device__ __forceinline__ void adjust(Tile& scores) const {
+      add_table(scores);
+      set_apart(scores);
+    }
+    // What is the same for all windows of a head: the table's entries, and keys that are not there.
+    template <class Tile>
+    __device__ __forceinline__ void add_table(Tile& scores) const {
       const int span = 2 * space.window_w - 1;
       const T* table = static_cast<const T*>(space.p.table);
-      const auto about = [&](int i) { return position(i); };
       if (table != nullptr) {
         // Of this head, at the row for a position and itself.
         table += head * (2 * space.window_h - 1) * span + (space.window_h - 1) * span +
                  space.window_w - 1;
-        scores.each(about, [&](const Position& query, const Position& key, float& score) {
-          if (query.there && key.there) score += to_float(table[query.from - key.from]);
-        });
-      }
-      if ((last_y && space.p.shift_y != 0) || (last_x && space.p.shift_x != 0)) {
-        scores.each(about, [](const Position& query, const Position& key, float& score) {
-          if (query.region != key.region) score += APART;
-        });
+        scores.each([&](int i) { return position(i); },
+                    [&](const Position& query, const Position& key, float& score) {
+                      if (query.there && key.there) score += to_float(table[query.from - key.from]);
+                    });
       }
       scores.each([&](int, int j, float& score) {
         if (j >= space.keys) score = -INFINITY;
       });
+    }
+    // What only windows at the end of a column or row have.
+    template <class Tile>
+    __device__ __forceinline__ void set_apart(Tile& scores) const {
+      if ((!last_y || space.p.shift_y == 0) && (!last_x || space.p.shift_x == 0)) return;
+      scores.each([&](int i) { return position(i); },
+                  [](const Position& query, const Position& key, float& score) {
+                    if (query.region != key.region) score += APART;
+                  });
     }
     // Windows know no dropout.
     __device__ __forceinline__ float enlarge() const { return 1.0f; }

@@ -12,6 +12,8 @@ from vitkern.ops.deformable_attention import cuda as deformable_op
 from vitkern.ops.deformable_attention.call import DeformableAttentionCall
 from vitkern.ops.deformable_attention.reference import reference as deformable_reference
 from vitkern.ops.layer_norm import cuda as layer_norm
+from vitkern.ops.window_attention import cuda as window_op
+from vitkern.testing.emulation import Card, on_card
 
 
 def _normal(*shape: int) -> torch.Tensor:
@@ -59,6 +61,19 @@ def product(kernels: CudaKernels) -> None:
     _product(kernels, 70, 72, 328, torch.bfloat16)
 
 
+def warpgroup_product(kernels: CudaKernels) -> None:
+    """By wgmma: two tiles down and across, not full, through every stage of the ring and again."""
+    with on_card(Card(1, warpgroups=True)):
+        _product(kernels, 150, 136, 328, torch.bfloat16)
+
+
+def split_product(kernels: CudaKernels) -> None:
+    """Whose k several blocks share, the last of them with less of it; rows of fours and others."""
+    with on_card(Card(1000)):
+        _product(kernels, 70, 72, 1096, torch.bfloat16)
+        _product(kernels, 5, 70, 552, torch.float32)
+
+
 def scattered_product(kernels: CudaKernels) -> None:
     """Whose operands are copied by elements."""
     _product(kernels, 66, 65, 83, torch.bfloat16)
@@ -77,6 +92,28 @@ def attention(kernels: CudaKernels) -> None:
     attention_op._launch(kernels, (out, none), q, k, v, None, None, 0.1, 0.0, None, False)
     expected = (0.1 * q.double() @ k.double().mT).softmax(-1) @ v.double()
     torch.testing.assert_close(out.double(), expected, rtol=0.01, atol=0.004)
+
+
+def windows(kernels: CudaKernels) -> None:
+    """The backward of windows, two of them one after another in a block."""
+    heads, size, scale = 6, 16, 0.1
+    qkv, dout = _normal(1, 7, 14, 3 * heads * size), _normal(1, 7, 14, heads * size).flip(0)
+    qkv, dout = qkv.to(torch.bfloat16), dout.to(torch.bfloat16)
+    leaf = qkv.double().requires_grad_()
+    q, k, v = leaf.view(7, 2, 7, 3, heads, size).permute(3, 1, 4, 0, 2, 5).flatten(3, 4)
+    scores = scale * q @ k.mT
+    log_sums = scores.detach().logsumexp(-1).float()
+    expected = (scores.softmax(-1) @ v).unflatten(2, (7, 7)).permute(2, 0, 3, 1, 4)
+    expected = expected.reshape(dout.shape)
+    out, none = expected.detach().to(qkv.dtype).contiguous(), torch.empty(0)
+    found = torch.full_like(qkv, float("nan"))
+    with on_card(Card(1)):
+        window_op._launch_backward(
+            kernels, (found, none, none), dout, qkv, None, None, out, log_sums, heads,
+            7, 7, 0, 0, scale, False, True, False, False,
+        )  # fmt: skip
+    (wanted,) = torch.autograd.grad(expected, leaf, dout.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=0.02)
 
 
 def points(kernels: CudaKernels) -> None:

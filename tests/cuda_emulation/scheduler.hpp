@@ -55,6 +55,14 @@ struct Copy {
   const void* from;  // null: zeros
 };
 
+// A product of a warp's part of a wgmma, under way: operands are read when it is waited for, or at
+// once.
+struct Product {
+  float* c[LANES];
+  uint64_t a, b;
+  int columns, kind;
+};
+
 struct Thread {
   uint3 index{};
   int lane = 0, warp = 0;
@@ -62,6 +70,8 @@ struct Thread {
   const char* doing = "";
   std::vector<Copy> open;                 // copies that are in no group yet
   std::vector<std::vector<Copy>> groups;  // oldest first
+  uint64_t published = 0;                 // when it last published what it wrote
+  bool sums_ready = false;                // wgmma.fence since it last waited for products
   char* stack = nullptr;
 #if defined(__x86_64__)
   void* stack_pointer = nullptr;
@@ -76,6 +86,9 @@ struct Warp {
   const char* name = nullptr;
   int arrived = 0;
   uint32_t epoch = 1;  // counts __syncwarp
+  std::vector<Product> open;                 // products that are in no group yet
+  std::vector<std::vector<Product>> groups;  // oldest first
+  std::vector<uint64_t> issued;              // descriptors of all of them
 };
 
 // Everything about the block that runs now; launches take turns.
@@ -87,6 +100,7 @@ struct Block {
   std::vector<Warp> warp;
   const std::function<void()>* kernel = nullptr;
   uint32_t first_epoch = 1, epoch = 1;  // counts barriers, over all blocks and launches
+  uint64_t time = 1;                    // counts writes to shared memory
   std::string failure;
 #if defined(__x86_64__)
   void* stack_pointer = nullptr;
@@ -167,6 +181,10 @@ inline void begin_fiber() {
     if (!current->open.empty() || !current->groups.empty()) {
       fail("a thread ends with copies that it did not wait for");
     }
+    const Warp& warp = block.warp[current->warp];
+    if (!warp.open.empty() || !warp.groups.empty()) {
+      fail("a thread ends with products that it did not wait for");
+    }
   } catch (const std::exception& error) {
     if (block.failure.empty()) block.failure = error.what();
   }
@@ -179,6 +197,8 @@ inline void prepare(Thread& thread) {
   thread.state = State::ready;
   thread.open.clear();
   thread.groups.clear();
+  thread.published = 0;
+  thread.sums_ready = false;
   thread.fake_stack = nullptr;
 #ifdef EMULATION_ASAN
   __asan_unpoison_memory_region(thread.stack, STACK);
@@ -283,6 +303,18 @@ inline void step_warp(int warp, std::mt19937& random) {
   }
 }
 
+// The four warps of a group multiply the same tiles.
+inline void check_warp_groups() {
+  for (std::size_t warp = 0; warp < block.warp.size(); ++warp) {
+    const std::vector<uint64_t>& issued = block.warp[warp].issued;
+    const std::size_t first = warp / 4 * 4;
+    if (issued.empty() && block.warp[first].issued.empty()) continue;
+    if (block.warp.size() % 4 != 0 || issued != block.warp[first].issued) {
+      throw Failure("the four warps of a group have not the same wgmma");
+    }
+  }
+}
+
 inline void run_block() {
   std::mt19937 random(options.seed + block.index.x * 7919u + block.index.y * 104729u);
   block.first_epoch = ++block.epoch;
@@ -302,7 +334,7 @@ inline void run_block() {
       if (thread.state != State::done) stuck = &thread;
     }
     for (int warp = 0; warp < static_cast<int>(block.warp.size()); ++warp) flush_accesses(warp);
-    if (done == block.threads) return;
+    if (done == block.threads) return check_warp_groups();
     if (waiting < block.threads) {
       throw Failure(std::string("not all threads come to ") + stuck->doing + " (thread " +
                     std::to_string(stuck - block.thread.data()) + " waits there for ever)");

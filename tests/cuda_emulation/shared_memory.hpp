@@ -17,6 +17,8 @@ namespace emulation {
 struct Cell {
   uint32_t write_epoch = 0, write_sync = 0, read_epoch = 0, read_sync = 0;
   uint32_t copy_epoch = 0;  // first_epoch of the block whose copy is under way
+  uint32_t product_epoch = 0, products = 0;  // the same of products that read it, and how many
+  uint64_t written = 0;                      // when
   uint16_t writer = 0, reader = 0;
   enum : uint8_t { one, lanes, warps } readers = one;
 };
@@ -87,6 +89,9 @@ inline void note_write(uint32_t offset, uint32_t bytes) {
     if (cell.copy_epoch == block.first_epoch) {
       fail_at("shared memory is written while a copy to it is under way", i * CELL, cell.writer);
     }
+    if (cell.product_epoch == block.first_epoch && cell.products != 0) {
+      fail_at("shared memory is written while a product that reads it is under way", i * CELL, -1);
+    }
     if (unordered(cell.write_epoch, cell.write_sync, cell.writer, me, false)) {
       fail_at("race: two writes since the last barrier", i * CELL, cell.writer);
     }
@@ -98,6 +103,7 @@ inline void note_write(uint32_t offset, uint32_t bytes) {
     cell.write_epoch = block.epoch;
     cell.write_sync = sync;
     cell.writer = static_cast<uint16_t>(me);
+    cell.written = ++block.time;
   }
 }
 
@@ -176,6 +182,7 @@ struct Shared {
   Shared<U> as() const {
     return {begin, end, at};
   }
+  unsigned address() const { return static_cast<unsigned>(at); }
   // The byte of an access, checked.
   uint32_t place(int64_t byte, uint32_t bytes) const {
     if (byte < begin || byte + bytes > end) {
@@ -222,6 +229,9 @@ template <class T>
 Reference<T> Shared<T>::operator[](int i) const {
   return Reference<T>(place(at + static_cast<int64_t>(i) * sizeof(T), sizeof(T)));
 }
+
+// Addresses are bytes of the arena, where dynamic shared memory comes first.
+inline int shared_start(int /*alignment*/) { return 0; }
 
 template <class T>
 Shared<T> dynamic_shared(int first_byte, int count) {

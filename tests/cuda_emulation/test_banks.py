@@ -43,7 +43,9 @@ def test_a_layout_that_has_them_is_seen(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count(exchanged) == 1
     path.write_text(text.replace(exchanged, "chunk"), encoding="utf-8")
-    library = build.build(tmp_path / "build", sources=sources, only=["gemm"], flags=["-O1"])
+    library = build.build(
+        tmp_path / "build", sources=sources, only=["gemm", "gemm_sm90a"], flags=["-O1"]
+    )
     kernels = kernels_of(library, "without_exchange")
     emulated = kernels.library()
     assert isinstance(emulated, EmulatedLibrary)

@@ -68,14 +68,17 @@ def test_models(op: str, case: Any, dtype: torch.dtype) -> None:
     harness.check(op, "cuda_emulated", call, grad=False, poison=False)
 
 
-CARDS = {"few-processors": (1, False), "many-processors": (1000, False), "tf32": (3, True)}
+CARDS = {
+    "few-processors": (1, False), "many-processors": (1000, False), "tf32": (3, True),
+    "hopper": (1, False, True),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("op", [op for op in _ops() if op in ("linear", "mlp", "patch_embed")])
 @pytest.mark.parametrize("dtype", harness.DTYPES, ids=harness.short)
 def test_other_cards(op: str, card: str, dtype: torch.dtype) -> None:
-    """Large tiles, small ones, and float32 on tensor cores where the user lets them."""
+    """Large tiles, small ones, those of Hopper, and float32 on tensor cores where it may be."""
     from vitkern.testing import Card, emulation
 
     case = next(

@@ -33,6 +33,7 @@ class Mistake:
 
 _BARRIER = "__syncthreads();"
 _GEMM = "gemm.cuh"
+_GROUPS = "warpgroups.cuh"
 _ATTENTION = "attention_tiles.cuh"
 MISTAKES = (
     Mistake(
@@ -109,6 +110,61 @@ MISTAKES = (
         runs.product, "not close",
     ),
     Mistake(
+        "a part of k that is not its own", _GEMM,
+        "static_cast<int64_t>(first_step + step)", "static_cast<int64_t>(step)",
+        runs.split_product, "not close",
+    ),
+    Mistake(
+        "parts of k in one place", "split_gemm.cuh",
+        "data + (turn * m + row)", "data + row",
+        runs.split_product, "not close",
+    ),
+    Mistake(
+        "no barrier between copies and products of groups", _GEMM,
+        f"{_BARRIER}  // all see this stage", "// all see this stage",
+        runs.warpgroup_product, "under way|race",
+    ),
+    Mistake(
+        "copies that are not published", _GROUPS,
+        "void publish() { publish_to_async_proxy(); }", "void publish() {}",
+        runs.warpgroup_product, "did not publish",
+    ),
+    Mistake(
+        "products of groups that nobody waits for", _GROUPS,
+        "    wait_for_warpgroup_products(sums);\n", "",
+        runs.warpgroup_product, "while a product that reads it is under way|did not wait for",
+    ),
+    Mistake(
+        "sums that are not ready for products", _GROUPS,
+        "    before_warpgroup_products(sums);\n", "",
+        runs.warpgroup_product, "without wgmma.fence",
+    ),
+    Mistake(
+        "a swizzle that is not the descriptor's", _GROUPS,
+        "chunk ^ (row & 7)", "chunk ^ (row >> 1 & 3)",
+        runs.warpgroup_product, "not close",
+    ),
+    Mistake(
+        "rows of the other group", _GROUPS,
+        "tile_descriptor(a + group * WARPGROUP_ROWS * Tiles::CHUNKS)", "tile_descriptor(a)",
+        runs.warpgroup_product, "not close",
+    ),
+    Mistake(
+        "a descriptor of other distances", "wgmma.cuh",
+        "static_cast<uint64_t>(SWIZZLE_BYTES >> 4) << 32", "static_cast<uint64_t>(2048 >> 4) << 32",
+        runs.warpgroup_product, "not close|beyond|under way",
+    ),
+    Mistake(
+        "a slice of k too far", "wgmma.cuh",
+        "DESCRIPTOR_SLICE = 32 / 16", "DESCRIPTOR_SLICE = 64 / 16",
+        runs.warpgroup_product, "not close|beyond|under way",
+    ),
+    Mistake(
+        "no barrier before deltas are read", "window_groups.cuh",
+        f"{_BARRIER}  // all deltas are there", "// all deltas are there",
+        runs.windows, "that nobody wrote|race",
+    ),
+    Mistake(
         "no barrier between tiles of keys", _ATTENTION,
         f"{_BARRIER}  // all see this stage", "// all see this stage",
         runs.attention, "under way|race",
@@ -158,8 +214,9 @@ def _files_of(run: Run) -> tuple[str, ...]:
         runs.short_rows: ("layer_norm",),
         runs.sums: ("column_sums",),
         runs.attention: ("attention_forward",),
+        runs.windows: ("window_backward",),
         runs.points: ("deformable_attention", "deformable_values"),
-    }.get(run, ("gemm",))
+    }.get(run, ("gemm", "gemm_sm90a"))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "-"))

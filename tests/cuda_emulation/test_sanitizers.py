@@ -77,7 +77,9 @@ def test_a_mistake_is_found(run: str, right: str, wrong: str, message: str, tmp_
     text = path.read_text(encoding="utf-8")
     assert text.count(right) == 1
     path.write_text(text.replace(right, wrong), encoding="utf-8")
-    library = build.build(tmp_path / "build", sources=sources, only=["gemm"], flags=build.SANITIZE)
+    library = build.build(
+        tmp_path / "build", sources=sources, only=["gemm", "gemm_sm90a"], flags=build.SANITIZE
+    )
     result = _run("-c", SCRIPT.format(run=run), str(library))
     assert result.returncode != 0
     assert re.search(message, result.stderr), result.stderr[-2000:]

@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,11 +211,60 @@ def test_nothing_is_built_that_is_there(
         building.build_cuda([90])
 
 
+def _library_of(text: str, sources: str) -> _build.Plan:
+    """A build that makes a file with a text."""
+
+    def run(folder: Path, progress: object) -> tuple[Path, dict[str, Any]]:
+        (folder / "made").write_text(text)
+        return folder / "made", {"sources": sources, "architectures": text}
+
+    return _build.Plan(_build.CUDA, sources, "0" * 16, run)
+
+
+def test_what_is_built_by_force_comes_first(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "vitkern"
+    for folder in (package, tmp_path / "csrc" / "cuda"):
+        folder.mkdir(parents=True)
+    (tmp_path / "csrc" / "registration.cpp").touch()
+    (tmp_path / "csrc" / "cuda" / "library.cu").write_text("sources\n")
+    sources = str(_build.cuda_sources_digest(tmp_path))
+    (package / "_cuda.so").write_text("of the installation, for other cards")
+    _build.write_build_info(package, {"sources": sources}, _build.CUDA.info)
+
+    first = _build.build_cached(cache, _library_of("90", sources))
+    assert _library._cuda_location(package).path == package / "_cuda.so"
+    assert _build.build_cached(cache, _library_of("100", sources)) == first  # it is there
+
+    monkeypatch.setattr(_library, "PACKAGE", package)
+    monkeypatch.setattr(_library, "cuda_location", lambda: _library._cuda_location(package))
+    monkeypatch.setattr(building, "plan_cuda", lambda *_: _library_of("120", sources))
+    monkeypatch.setattr(building.device, "look_again", lambda: None)
+    assert building.build_cuda() == package / "_cuda.so"
+    forced = building.build_cuda(force=True)
+    assert forced.read_text() == "120"
+    there = _library._cuda_location(package)
+    assert (there.path, there.reason, there.cached) == (forced, None, True)
+    assert (first / "_cuda.so").read_text() == "90"  # processes may have it loaded
+    (tmp_path / "csrc" / "cuda" / "library.cu").write_text("other sources\n")
+    assert "is not what the CUDA library was built from" in str(
+        _library._cuda_location(package).reason
+    )
+
+
+@pytest.mark.parametrize("given", [1, "yes", None])
+def test_a_force_that_is_no_bool(given: object) -> None:
+    with pytest.raises(TypeError, match="force must be a bool, got"):
+        building.build_cuda(force=given)  # type: ignore[arg-type] - wrong on purpose
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ([], "build: --cpu or --cuda is required"),
         (["--cpu", "--architectures", "80"], "--architectures is for --cuda"),
+        (["--cpu", "--force"], "--force is for --cuda"),
         (["--cuda", "--architectures", "75"], "--architectures must be ints of at least 80"),
     ],
 )

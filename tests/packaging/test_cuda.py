@@ -11,14 +11,21 @@ import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from vitkern import _build, _library
+from vitkern import UnsupportedInput, _build, _library, ops
 from vitkern._build import parameters
-from vitkern._build.cuda import _architectures
+from vitkern._build.cuda import _architectures, _flags_of
+from vitkern.dispatch import OPERATORS
 from vitkern.ops._cuda import device
+from vitkern.ops._cuda.device import DEVICE
+from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.library import CudaLibrary
+from vitkern.ops._family import Family
+from vitkern.ops.linear import cuda as linear
 
 PipWheel = Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]
 needs_nvcc = pytest.mark.skipif(isinstance(_build.find_nvcc(), str), reason=str(_build.find_nvcc()))
@@ -135,4 +142,66 @@ def test_a_library_that_does_not_load_is_refused(
     location = _library.CudaLocation(tmp_path / "_cuda.so")
     monkeypatch.setattr(device, "cuda_location", lambda: location)
     monkeypatch.setattr(device, "load", device.load.__wrapped__)
-    assert "does not load" in str(device.not_built.__wrapped__())
+    reason = str(device.not_built.__wrapped__())
+    assert "does not load" in reason and reason.endswith("vitkern build --cuda --force")
+
+
+def test_a_library_for_other_cards_says_so_at_its_first_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the other backends go on."""
+    library = SimpleNamespace(architectures="80;90", versions=lambda: (13000, 13010))
+    monkeypatch.setattr(device, "load", lambda: library)
+    monkeypatch.setattr(device, "not_built", lambda: None)
+    monkeypatch.setattr(device, "_missing", device._missing.__wrapped__)
+    monkeypatch.setattr(device, "_capability", lambda index: (12, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Tensors are where this machine has them; that they are on the card is what the kernels hear.
+    kernels = CudaKernels(
+        Family("cuda_of_others", ("CPU",), device.missing, automatic=False), DEVICE.library,
+        lambda _: device.of_device(torch.device("cuda", 0)),
+        DEVICE.processors, DEVICE.tf32, DEVICE.warpgroups,
+    )  # fmt: skip
+    backends = OPERATORS["linear"].backends
+    monkeypatch.setitem(backends, "cuda_of_others", linear.backend(kernels))
+    x = torch.ones(2, 4)
+    with pytest.raises(
+        UnsupportedInput,
+        match=r"built for architectures 80;90; the card has compute capability 12\.0: vitkern build"
+        " --cuda --force",
+    ):
+        ops.linear(x, torch.ones(3, 4), backend="cuda_of_others")
+    assert ops.linear(x, torch.ones(3, 4)).eq(4).all()
+
+
+@pytest.mark.parametrize(
+    "versions, hip, reason",
+    [
+        ((13000, 12080), None, "built with CUDA 13.0, which the driver, of CUDA 12.8"),
+        ((13000, 13000), "6.4", "a ROCm build of PyTorch; takes NVIDIA's GPUs"),
+        ((13000, 13000), None, None),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    versions: tuple[int, int], hip: str | None, reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(device, "load", lambda: SimpleNamespace(versions=lambda: versions))
+    monkeypatch.setattr(device, "not_built", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    found = device._missing.__wrapped__()
+    assert found is None if reason is None else str(found).startswith(reason)
+
+
+def test_code_for_one_architecture(tmp_path: Path) -> None:
+    """A file of its own flags, left out where the architecture is; the others know of it."""
+    own, other = tmp_path / "gemm_sm90a.cu", tmp_path / "gemm.cu"
+    flags = _flags_of(own, (80, 90, 100))
+    assert flags is not None
+    assert [flag for flag in flags if "gencode" in flag] == [
+        "-gencode=arch=compute_90a,code=sm_90a"
+    ]
+    assert _flags_of(own, (80, 100)) is None
+    assert "-DVITKERN_SM90A" in (_flags_of(other, (80, 90)) or ())
+    assert "-DVITKERN_SM90A" not in (_flags_of(other, (80, 100)) or ())

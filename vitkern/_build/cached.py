@@ -3,7 +3,8 @@
 ``<cache>/kernels/<kind>-<machine>-<digest of the sources>/`` has a folder for each compiler and set
 of flags that a library was built with: ``build-<digest>``, with the library and its build
 information. It is renamed to that when both are complete, and never written to again, so that
-processes may have the library loaded. ``work`` beside it is where compilers write, and ``lock`` lets
+processes may have the library loaded; a build by force goes to a folder of its own, and its
+information has ``forced``. ``work`` beside it is where compilers write, and ``lock`` lets
 one process build at a time.
 """
 
@@ -13,6 +14,7 @@ import os
 import platform
 import shutil
 import stat
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,22 +135,25 @@ def find_cached(cache: Path, kind: Kind, root: Path | None) -> Path | None:
     return max(found, key=lambda path: (path / kind.info).stat().st_mtime_ns, default=None)
 
 
-def build_cached(cache: Path, plan: Plan) -> Path:
-    """The folder with the library that was planned, built unless it is there.
+def build_cached(cache: Path, plan: Plan, *, force: bool = False) -> Path:
+    """The folder with the library that was planned, built unless it is there; by force anew.
 
     Raises:
         BuildFailed: it does not compile, or the folder cannot be written.
     """
     home = _home(cache, plan.kind, plan.sources)
-    final, work = home / f"build-{plan.tools[:16]}", home / "work"
+    name = plan.tools[:16] + (f"f{time.time_ns():x}" if force else "")
+    final, work = home / f"build-{name}", home / "work"
     try:
         work.mkdir(parents=True, exist_ok=True)
         with locked(home / "lock", "another process builds these kernels: waiting for it"):
             if _is_safe(final, plan.kind):
                 os.utime(final / plan.kind.info)
                 return final
+            if force:
+                shutil.rmtree(work / "objects", ignore_errors=True)
             library, info = plan.run(work, _say_progress)
-            _publish(plan.kind, library, info, final)
+            _publish(plan.kind, library, info | {"forced": force}, final)
             shutil.rmtree(work / "objects", ignore_errors=True)
             library.unlink(missing_ok=True)
     except OSError as error:

@@ -188,10 +188,23 @@ def _named(architectures: Sequence[int]) -> str:
 
 
 def cuda_flags(architectures: Sequence[int]) -> tuple[str, ...]:
-    """For nvcc. One front end's work for all: no kernel has code of its own for an architecture."""
+    """For nvcc. One front end's work for all architectures, but for files of one's own."""
     oldest = architectures[0]
     codes = ",".join([*(f"sm_{n}" for n in architectures), f"compute_{oldest}"])
-    return (*parameters.NVCC_FLAGS, f"-gencode=arch=compute_{oldest},code=[{codes}]")
+    own = (f"-DVITKERN_SM{n}A" for n in architectures if n in parameters.OWN_ARCHITECTURES)
+    return (*parameters.NVCC_FLAGS, *own, f"-gencode=arch=compute_{oldest},code=[{codes}]")
+
+
+def _flags_of(source: Path, architectures: Sequence[int]) -> tuple[str, ...] | None:
+    """For a file: ``x_sm90a.cu`` has code for that architecture only. None: it is left out."""
+    flags = cuda_flags(architectures)
+    own = re.search(r"_sm(\d+)a$", source.stem)
+    if own is None:
+        return flags
+    number = own[1]
+    if int(number) not in architectures:
+        return None
+    return (*flags[:-1], f"-gencode=arch=compute_{number}a,code=sm_{number}a")
 
 
 def _units(sources: Path, objects: Path, nvcc: Nvcc, architectures: Sequence[int]) -> list[Unit]:
@@ -199,10 +212,12 @@ def _units(sources: Path, objects: Path, nvcc: Nvcc, architectures: Sequence[int
     units = []
     # The largest files take the longest to compile, so they start first.
     for source in sorted(sources.glob("*.cu"), key=lambda file: -file.stat().st_size):
-        target = objects / f"{source.stem}.o"
+        flags, target = _flags_of(source, architectures), objects / f"{source.stem}.o"
+        if flags is None:
+            continue
         own = (macro,) if source.stem == "library" else ()
         command = (
-            str(nvcc.path), *cuda_flags(architectures), *own, f"-I{sources}",
+            str(nvcc.path), *flags, *own, f"-I{sources}",
             "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target),
         )  # fmt: skip
         label = f"csrc/cuda/{source.name}"

@@ -60,6 +60,7 @@ __all__ = [
     "MINIMUM_CUDA",
     "MINIMUM_TORCH",
     "NVCC_FLAGS",
+    "OWN_ARCHITECTURES",
     "Isa",
     "build_mode",
     "extra_flags",
@@ -103,6 +104,9 @@ MINIMUM_CUDA = (12, 0)
 
 CUDA_ARCHITECTURES = (80, 90, 100, 120)
 """The first of each generation that there are kernels for."""
+
+OWN_ARCHITECTURES = (90,)
+"""Those with files of their own, whose code runs on no other: ``csrc/cuda/*_sm90a.cu``."""
 
 NVCC_FLAGS = (
     "-std=c++17",

@@ -1,7 +1,8 @@
 """Compile the kernels that this installation lacks, into the cache folder.
 
 Later processes use them; reinstalling is not needed. Takes some minutes. CUDA kernels need nvcc and
-no GPU; those for the CPU need a C++20 compiler. What is there already is not built again.
+no GPU; those for the CPU need a C++20 compiler. What is there already is not built again, unless by
+force: then what is built takes its place, if it is for other cards or damaged.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--architectures", metavar="N", nargs="+", type=int,
         help="of the CUDA kernels, as 80 90 (default: those of the installed PyTorch)",
     )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="CUDA kernels though they are there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,11 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise Usage("build: --cpu or --cuda is required")
     if arguments.architectures is not None and not arguments.cuda:
         raise Usage("build: --architectures is for --cuda")
+    if arguments.force and not arguments.cuda:
+        raise Usage("build: --force is for --cuda")
     try:
         if arguments.cpu:
             print(build_cpu())
         if arguments.cuda:
-            print(build_cuda(arguments.architectures))
+            print(build_cuda(arguments.architectures, force=arguments.force))
     except ValueError as error:
         raise Usage(f"build: --{error}") from error
     except BuildError as error:

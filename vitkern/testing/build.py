@@ -25,7 +25,7 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "
 
 _FLAGS = (
     "-x", "c++", parameters.CXX_STANDARD, "-O2", "-march=native", "-ffp-contract=off", "-fPIC",
-    "-fvisibility=hidden", "-DVITKERN_EMULATED", "-Wall", "-Wno-unknown-pragmas",
+    "-fvisibility=hidden", "-DVITKERN_EMULATED", "-DVITKERN_SM90A", "-Wall", "-Wno-unknown-pragmas",
 )  # fmt: skip
 
 

@@ -108,10 +108,12 @@ class Card:
     Attributes:
         processors: few, so that small tensors are cut as large ones are.
         tf32: whether products may round float32 to it.
+        warpgroups: whether it has the instructions of Hopper.
     """
 
     processors: int = 3
     tf32: bool = False
+    warpgroups: bool = False
 
 
 CARD = Card()
@@ -127,7 +129,7 @@ def kernels_of(path: Path, name: str) -> CudaKernels:
 def _kernels(family: Family, load: Callable[[], CudaLibrary]) -> CudaKernels:
     return CudaKernels(
         family, load, of_device, lambda _: CARD.processors,
-        lambda operand: CARD.tf32 and operand.dtype is torch.float32,
+        lambda operand: CARD.tf32 and operand.dtype is torch.float32, lambda _: CARD.warpgroups,
     )  # fmt: skip
 
 
@@ -144,15 +146,25 @@ def emulation(
     card: Card | None = None,
 ) -> Iterator[EmulatedLibrary]:
     """Run kernels so in the block, in the whole process; see :meth:`EmulatedLibrary.set`."""
-    library, before = load(), replace(CARD)
+    library = load()
     library.set(order, copies, seed, count_banks)
-    _become(card or before)
     try:
-        yield library
+        with on_card(card or CARD):
+            yield library
     finally:
         library.set()
+
+
+@contextmanager
+def on_card(card: Card) -> Iterator[None]:
+    """Choose kernels in the block, in the whole process, as on this card."""
+    before = replace(CARD)
+    _become(card)
+    try:
+        yield
+    finally:
         _become(before)
 
 
 def _become(card: Card) -> None:
-    CARD.processors, CARD.tf32 = card.processors, card.tf32
+    CARD.processors, CARD.tf32, CARD.warpgroups = card.processors, card.tf32, card.warpgroups

@@ -40,7 +40,7 @@ class Compiled:
         kernel: its function's name.
         variant: with its template arguments.
         dtype: of its operands, ``""`` where it is of none.
-        architecture: ``sm_90`` or the like.
+        architecture: ``sm_90`` or the like, ``sm_90a`` too where a file is for it alone.
         registers: of a thread.
         shared: bytes of static shared memory.
         spills: instructions that store registers to, or load them from, local memory.
@@ -85,7 +85,9 @@ def read(cuobjdump: Path, file: Path) -> list[Compiled]:
             found[architecture, name] = (registers, shared, stack + local > 0)
     code = {
         which: _instructions(cuobjdump, file, which)
-        for which in {arch for (arch, _), (*_, stack) in found.items() if stack or arch == MAIN}
+        for which in {
+            arch for (arch, _), (*_, stack) in found.items() if stack or _generation(arch) == MAIN
+        }
     }
     plain = _demangled({name for _, name in found})
     return [
@@ -135,9 +137,14 @@ def _run(*command: object) -> str:
     ).stdout
 
 
+def _generation(architecture: str) -> str:
+    return architecture.removesuffix("a")
+
+
 def key_of(one: Compiled) -> str:
-    """A line of tables and limits: function and dtype."""
-    return f"{one.kernel} {one.dtype}".strip()
+    """A line of tables and limits: function and dtype, and the architecture if it is for one."""
+    own = one.architecture if one.architecture.endswith("a") else ""
+    return f"{one.kernel} {one.dtype} {own}".strip()
 
 
 def limits_of(compiled: Iterable[Compiled]) -> dict[str, dict[str, int]]:
@@ -150,7 +157,7 @@ def limits_of(compiled: Iterable[Compiled]) -> dict[str, dict[str, int]]:
     for one in compiled:
         limit = limits.setdefault(key_of(one), {"registers": 0, "shared": 0, "spills": 0})
         limit["spills"] = max(limit["spills"], one.spills)
-        if one.architecture == MAIN:
+        if _generation(one.architecture) == MAIN:
             matrix = one.matrix or 0
             limit["registers"] = max(limit["registers"], one.registers)
             limit["shared"] = max(limit["shared"], one.shared)
@@ -188,9 +195,10 @@ def table(compiled: Iterable[Compiled]) -> str:
     ]  # fmt: skip
     for key, ones in sorted(groups.items()):
         cells = [
-            _range(one.registers for one in ones if one.architecture == name) for name in names
+            _range(one.registers for one in ones if _generation(one.architecture) == name)
+            for name in names
         ]
-        matrix = _range(one.matrix or 0 for one in ones if one.architecture == MAIN)
+        matrix = _range(one.matrix or 0 for one in ones if _generation(one.architecture) == MAIN)
         lines.append(
             f"| `{key}` | {len({one.variant for one in ones})} | {' | '.join(cells)} |"
             f" {max(one.shared for one in ones)} | {matrix} | {sum(one.spills for one in ones)} |"

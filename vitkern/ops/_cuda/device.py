@@ -31,7 +31,9 @@ def not_built() -> str | None:
     try:
         load()
     except (OSError, AttributeError) as error:
-        return f"the CUDA library does not load: {error}"
+        return (
+            f"the CUDA library does not load: {error}; to replace it: vitkern build --cuda --force"
+        )
     return None
 
 
@@ -53,7 +55,7 @@ def _missing() -> str | None:
     if driver // 1000 < runtime // 1000:
         return (
             f"built with CUDA {_version(runtime)}, which the driver, of CUDA {_version(driver)},"
-            " is too old for"
+            " is too old for: a newer driver, or vitkern build --cuda --force with an older toolkit"
         )
     return None
 
@@ -88,7 +90,10 @@ def of_device(device: torch.device) -> list[str]:
     architectures = load().architectures
     if not runs_on(architectures, capability):
         card = ".".join(map(str, capability))
-        return [f"built for architectures {architectures}; the card has compute capability {card}"]
+        return [
+            f"built for architectures {architectures}; the card has compute capability {card}:"
+            " vitkern build --cuda --force"
+        ]
     return []
 
 
@@ -111,7 +116,13 @@ def _tf32(operand: torch.Tensor) -> bool:
     return operand.dtype is torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+@functools.cache
+def _warpgroups(device: torch.device) -> bool:
+    """Hopper's instructions for groups of warps are its own: no card before or after has them."""
+    return _capability(device.index) == (9, 0)
+
+
 DEVICE = CudaKernels(
     Family("cuda", ("CUDA",), missing), load, of_device,
-    lambda device: _processors(device.index), _tf32,
+    lambda device: _processors(device.index), _tf32, _warpgroups,
 )  # fmt: skip

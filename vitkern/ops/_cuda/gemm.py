@@ -19,6 +19,12 @@ from vitkern.ops._cuda.sums import column_sums
 QUAD = 4
 """Elements of a row that an epilogue loads and stores at once."""
 
+TILE = 64
+"""Rows and columns of the smallest tiles: csrc/cuda/gemm.cuh."""
+
+SHARE = 1024
+"""Bytes of k that a block has at least where several share a tile: 16 steps."""
+
 
 def matrix(tensor: torch.Tensor) -> torch.Tensor:
     """(..., K) as (rows, K), of any strides."""
@@ -75,10 +81,25 @@ def product(
         plain(a, b.t(), c, after.bias)
         return
     aligned = a.stride(1) == b.stride(1) == 1 and loads_vectors(a, b)
+    splits = _splits(a, n, kernels.processors(c.device)) if aligned else 1
+    partial = c.new_empty((splits, m, n), dtype=torch.float32) if splits > 1 else None
     kernels.run(
-        "gemm", c, a=a, a_row=a.stride(0), a_step=a.stride(1), m=m,
+        "gemm", c, a=a, a_row=a.stride(0), a_step=a.stride(1), m=m, partial=partial,
+        splits=splits, warpgroups=kernels.warpgroups(c.device),
         **of_columns(kernels, b, aligned), **after.fields(c),
     )  # fmt: skip
+
+
+def _splits(a: torch.Tensor, n: int, processors: int) -> int:
+    """Parts of k: as many as give every processor a block, where k is long enough."""
+    m, k = a.shape
+    tiles = -(-m // TILE) * -(-n // TILE)
+    wanted = min(processors // tiles, k * a.element_size() // SHARE)
+    if wanted < 2:
+        return 1
+    steps = -(-k * a.element_size() // TILE)
+    each = -(-steps // wanted)
+    return -(-steps // each)  # none of them is empty
 
 
 def of_columns(kernels: CudaKernels, b: torch.Tensor, aligned: bool) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class CudaKernels:
         of_device: reasons to refuse tensors on a device.
         processors: of a device: how many blocks run at the same time, at least.
         tf32: whether float32 products of an operand may round it to ten bits.
+        warpgroups: whether a device has the tensor cores of Hopper (wgmma).
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class CudaKernels:
         of_device: Callable[[torch.device], list[str]],
         processors: Callable[[torch.device], int],
         tf32: Callable[[torch.Tensor], bool],
+        warpgroups: Callable[[torch.device], bool],
     ) -> None:
         self.family, self.processors, self.tf32 = family, processors, tf32
+        self.warpgroups = warpgroups
         self.library, self._of_device = library, of_device
         self.backend = family.backend
 

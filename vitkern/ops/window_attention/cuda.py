@@ -21,6 +21,9 @@ WIDEST = 64
 LARGEST = 2**14
 """Positions of a window; kernels divide by its width with 32 bits."""
 
+BLOCKS_EACH = 6
+"""Of a processor, for all windows together: a few at a time, and some more to even out."""
+
 
 def _with_channels(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with its channels side by side; mostly they are."""
@@ -57,9 +60,21 @@ def _fields(
         "window_h": window[0], "window_w": window[1], "shift_y": shift[0], "shift_x": shift[1],
         **dict(zip(("qkv_image", "qkv_y", "qkv_x"), qkv.stride(), strict=False)),
         **dict(zip(("dout_image", "dout_y", "dout_x"), dout_strides, strict=True)),
-        "each": 0, "splits": 0, "scale": scale, "pad_first": pad_first,
+        **_split(kernels, qkv, heads, window), "scale": scale, "pad_first": pad_first,
         "aligned": chunks and loads_vectors(qkv, pad, dout), "tf32": kernels.tf32(qkv),
     }  # fmt: skip
+
+
+def _split(
+    kernels: CudaKernels, qkv: torch.Tensor, heads: int, window: tuple[int, int]
+) -> dict[str, int]:
+    """Windows that a block takes one after another: so many that all processors are kept busy."""
+    batch, height, width = qkv.shape[:3]
+    windows = batch * -(-height // window[0]) * -(-width // window[1])
+    tiles = heads * (-(-window[0] * window[1] // 64)) ** 2
+    wanted = -(-BLOCKS_EACH * kernels.processors(qkv.device) // tiles)
+    each = max(-(-windows // wanted), 1)
+    return {"each": each, "splits": -(-windows // each)}
 
 
 def _launch(
@@ -115,53 +130,28 @@ def _launch_backward(
         pad_first, dout,
     )  # fmt: skip
     fields |= {"out": out, "lse": log_sums, "delta": torch.empty_like(log_sums)}
-    kernels.run("window_delta", qkv, **fields)
-    if need_qkv:
-        kernels.run("window_backward_queries", qkv, **fields | {"dqkv": dqkv})
-    if need_qkv or need_pad:
-        _keys_gradient(kernels, dqkv if need_qkv else None, dpad if need_pad else None, fields)
+    fields["dqkv"] = dqkv if need_qkv else None
+    splits, positions = fields["splits"], window_h * window_w
+    sums = padded = None
     if need_table:
-        _table_gradient(kernels, dtable, qkv, fields)
-
-
-def _keys_gradient(
-    kernels: CudaKernels,
-    dqkv: torch.Tensor | None,
-    dpad: torch.Tensor | None,
-    fields: dict[str, Any],
-) -> None:
-    """Of keys and values; queries of padded positions give nothing, so have no gradient."""
-    qkv, padded = fields["qkv"], None
-    if dpad is not None:
-        rows, columns = (
-            fields[n] * fields[m] for n, m in (("down", "window_h"), ("across", "window_w"))
-        )
-        count = fields["batch"] * (rows * columns - fields["height"] * fields["width"])
-        padded = qkv.new_empty((count, 2 * dpad.numel() // 3), dtype=torch.float32)
-    kernels.run("window_backward_keys", qkv, **fields | {"dqkv": dqkv, "dpad": padded})
-    if dpad is not None and padded is not None:
+        sums = qkv.new_empty((splits, heads * positions**2), dtype=torch.float32)
+    if need_pad:
+        batch, height, width, channels = qkv.shape
+        size = fields["down"] * window_h * fields["across"] * window_w
+        count = batch * (size - height * width)
+        padded = qkv.new_empty((count, 2 * channels // 3), dtype=torch.float32)
+    kernels.run("window_backward", qkv, **fields | {"dscores": sums, "dpad": padded})
+    if padded is not None:
+        # Queries of padded positions give nothing, so have no gradient.
         queries, others = dpad.split((dpad.numel() // 3, padded.shape[1]))
         queries.zero_()
         column_sums(kernels, padded, others)
-
-
-def _table_gradient(
-    kernels: CudaKernels, dtable: torch.Tensor, qkv: torch.Tensor, fields: dict[str, Any]
-) -> None:
-    """Sums of the scores' gradients over all windows, in splits that keep processors busy."""
-    windows = fields["batch"] * fields["down"] * fields["across"]
-    heads, positions = fields["heads"], fields["window_h"] * fields["window_w"]
-    tiles = heads * (-(-positions // 64)) ** 2
-    each = -(-windows // -(-2 * kernels.processors(qkv.device) // tiles))
-    splits = -(-windows // each)
-    dscores = qkv.new_empty((splits, heads * positions**2), dtype=torch.float32)
-    split = {"dscores": dscores, "each": each, "splits": splits}
-    kernels.run("window_backward_bias", qkv, **fields | split)
-    total = dscores[0]
-    if splits > 1:
-        total = torch.empty_like(total)
-        column_sums(kernels, dscores, total)
-    kernels.run("window_table_gradient", qkv, **fields | {"dscores": total, "dtable": dtable})
+    if sums is not None:
+        total = sums[0]
+        if splits > 1:
+            total = torch.empty_like(total)
+            column_sums(kernels, sums, total)
+        kernels.run("window_table_gradient", qkv, **fields | {"dscores": total, "dtable": dtable})
 
 
 def backend(kernels: CudaKernels) -> Backend:
