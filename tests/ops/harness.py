@@ -28,7 +28,7 @@ from vitkern.ops import _cpu, _epilogue
 
 OPS = (
     "attention", "deformable_attention", "layer_norm", "linear", "mlp", "patch_embed",
-    "window_attention",
+    "rotary_attention", "window_attention",
 )  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")

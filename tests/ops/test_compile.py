@@ -21,6 +21,7 @@ CASES = {
     "linear": "gelu-all",
     "mlp": "gelu-all",
     "patch_embed": "no-bias",
+    "rotary_attention": "everything",
     "window_attention": "ragged-shifted-shift-pad-value",
 }
 

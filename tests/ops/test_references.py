@@ -30,6 +30,7 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "linear": {"rows": (2,), "inputs": 3, "outputs": 2},
     "mlp": {"rows": (2,), "dims": (3, 4, 2)},
     "patch_embed": {"images": (1, 2, 4, 3), "patch": (2, 3), "dim": 2},
+    "rotary_attention": {"batch": 2, "heads": 1, "queries": 3, "keys": 3, "head_dim": 4},
     "window_attention": {"batch": 1, "size": (3, 4), "heads": 2, "head_dim": 1, "window": (2, 3)},
 }
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -46,6 +47,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "mlp": [{"gamma": True}, {"activation": "silu", "residual": False}],
     "patch_embed": [{}, {"bias": False}],
+    "rotary_attention": [
+        {"norm": "layer"},
+        {"norm": "rms", "rotated": 2, "interleaved": True},
+        {"rotated": 3, "planes": (2, 1)},
+    ],
     "window_attention": [
         {},
         {"shift": (1, 2), "pad": True},

@@ -8,6 +8,7 @@ from vitkern.ops.linear import linear
 from vitkern.ops.mlp import mlp
 from vitkern.ops.mlp_block import mlp_block
 from vitkern.ops.patch_embed import patch_embed
+from vitkern.ops.rotary_attention import rotary_attention
 from vitkern.ops.window_attention import window_attention
 from vitkern.ops.window_attention_block import window_attention_block
 
@@ -20,6 +21,7 @@ __all__ = [
     "mlp",
     "mlp_block",
     "patch_embed",
+    "rotary_attention",
     "window_attention",
     "window_attention_block",
 ]
