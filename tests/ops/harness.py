@@ -27,7 +27,7 @@ from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu, _epilogue
 
 OPS = (
-    "attention", "deformable_attention", "layer_norm", "linear", "mlp", "patch_embed",
+    "attention", "deformable_attention", "gated_mlp", "layer_norm", "linear", "mlp", "patch_embed",
     "rotary_attention", "window_attention",
 )  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -17,6 +17,7 @@ DEVICE = harness.DEVICE
 CASES = {
     "attention": "mask-bias",
     "deformable_attention": "wide-locations",
+    "gated_mlp": "silu-all",
     "layer_norm": "width48",
     "linear": "gelu-all",
     "mlp": "gelu-all",

@@ -26,6 +26,7 @@ GRADIENTS: dict[str, dict[str, Any]] = {
         "head_dim": 2,
         "points": 2,
     },
+    "gated_mlp": {"rows": (2,), "dims": (3, 4, 2)},
     "layer_norm": {"shape": (3, 4)},
     "linear": {"rows": (2,), "inputs": 3, "outputs": 2},
     "mlp": {"rows": (2,), "dims": (3, 4, 2)},
@@ -40,6 +41,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dropout_p": 0.4, "bias": (3, 1)},
     ],
     "deformable_attention": [{}, {"where": "far"}],
+    "gated_mlp": [{"activation": "silu", "gamma": True}, {"residual": False}],
     "layer_norm": [{}, {"residual": True}, {"affine": False}],
     "linear": [
         {"activation": name, "gamma": i % 2 == 0, "residual": i % 2 == 1}

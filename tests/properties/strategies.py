@@ -121,6 +121,10 @@ def mlp(draw: Draw) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def gated_mlp(draw: Draw) -> dict[str, Any]:
+    return mlp(draw)
+
+
 def patch_embed(draw: Draw) -> dict[str, Any]:
     patch = draw(sizes(1, 17)), draw(sizes(1, 17))
     height, width = (side * draw(sizes(1, 7)) for side in patch)

@@ -3,6 +3,7 @@
 from vitkern.ops.attention import attention
 from vitkern.ops.attention_block import attention_block
 from vitkern.ops.deformable_attention import deformable_attention
+from vitkern.ops.gated_mlp import gated_mlp
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
 from vitkern.ops.mlp import mlp
@@ -16,6 +17,7 @@ __all__ = [
     "attention",
     "attention_block",
     "deformable_attention",
+    "gated_mlp",
     "layer_norm",
     "linear",
     "mlp",
