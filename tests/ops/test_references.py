@@ -42,7 +42,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "deformable_attention": [{}, {"where": "far"}],
     "gated_mlp": [{"activation": "silu", "gamma": True}, {"residual": False}],
-    "layer_norm": [{}, {"residual": True}, {"affine": False}],
+    "layer_norm": [
+        {},
+        {"residual": True},
+        {"affine": False},
+        {"residual": True, "drop_path": True},
+    ],
     "linear": [
         {"activation": name, "gamma": i % 2 == 0, "residual": i % 2 == 1}
         for i, name in enumerate((None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu"))

@@ -104,7 +104,11 @@ def deformable_attention(draw: Draw) -> dict[str, Any]:
 
 
 def layer_norm(draw: Draw) -> dict[str, Any]:
-    return {"shape": (*draw(ROWS), draw(sizes(1, 97))), "residual": True, "eps": draw(EPS)}
+    rows = draw(ROWS)
+    return {
+        "shape": (*rows, draw(sizes(1, 97))), "residual": True, "eps": draw(EPS),
+        "drop_path": rows != () and draw(FLAGS),
+    }  # fmt: skip
 
 
 def linear(draw: Draw) -> dict[str, Any]:
