@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from vitkern.ops._triton.gemm_kernels import multiply, place
+from vitkern.ops._triton.gemm_kernels import halves, multiply, place
 from vitkern.ops._triton.shared_kernels import activate, slope
 
 
@@ -51,7 +51,7 @@ def gated_product(
         acc = multiply(a, b, acc, False, TF32)
         a_at += BLOCK_K * a_step
         b_at += BLOCK_K * b_step
-    a, b = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, part)), (0, 2, 1)))
+    a, b = halves(acc, BLOCK_M, BLOCK_N)
     first = tile_n * part + tl.arange(0, part)
     known = first < half
     inside = (row[:, None] < M) & known[None, :]
