@@ -23,6 +23,16 @@ constexpr float QUICK = 1.702f;
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+// s and s (1 - s), which near 1 would have no more than the rounding error of s.
+struct SigmoidAndSlope {
+  float value, slope;
+};
+__device__ __forceinline__ SigmoidAndSlope sigmoid_with_slope(float x) {
+  const float e = expf(-fabsf(x));  // never infinite, whatever the sign
+  const float larger = 1.0f / (1.0f + e);
+  return {x >= 0.0f ? larger : e * larger, e * larger * larger};
+}
+
 __device__ __forceinline__ float activate(float x, Activation activation) {
   switch (activation) {
     case Activation::gelu: return 0.5f * x * (1.0f + erff(x * SQRT_HALF));
@@ -40,19 +50,19 @@ __device__ __forceinline__ float slope(float x, Activation activation) {
   switch (activation) {
     case Activation::gelu:
       return 0.5f * (1.0f + erff(x * SQRT_HALF)) + x * DENSITY_AT_0 * expf(-0.5f * x * x);
-    case Activation::gelu_tanh: {
-      const float t = tanhf(TANH_SCALE * (x + TANH_CUBIC * x * x * x));
-      const float inner = TANH_SCALE * (1.0f + 3.0f * TANH_CUBIC * x * x);
-      return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
+    case Activation::gelu_tanh: {  // x sigmoid(2 u), where x/2 (1 + tanh(u)) is it
+      const SigmoidAndSlope s =
+          sigmoid_with_slope(2.0f * TANH_SCALE * (x + TANH_CUBIC * x * x * x));
+      return s.value + x * s.slope * 2.0f * TANH_SCALE * (1.0f + 3.0f * TANH_CUBIC * x * x);
     }
     case Activation::relu: return x > 0.0f ? 1.0f : 0.0f;
     case Activation::silu: {
-      const float s = sigmoid(x);
-      return s * (1.0f + x * (1.0f - s));
+      const SigmoidAndSlope s = sigmoid_with_slope(x);
+      return s.value + x * s.slope;
     }
     case Activation::quick_gelu: {
-      const float s = sigmoid(QUICK * x);
-      return s * (1.0f + QUICK * x * (1.0f - s));
+      const SigmoidAndSlope s = sigmoid_with_slope(QUICK * x);
+      return s.value + QUICK * x * s.slope;
     }
     case Activation::none: break;
   }

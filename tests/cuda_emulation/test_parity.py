@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.ops import harness
+from vitkern.ops._cpu import ACTIVATIONS
 
 MODES = list(itertools.product(("forward", "reverse", "shuffled", "greedy", "greedy_reverse"),
                                ("deferred", "eager")))  # fmt: skip
@@ -94,6 +95,11 @@ def test_other_cards(op: str, card: str, dtype: torch.dtype) -> None:
     error = (got - truth).abs().max().item()
     # Two operands of ten bits a product, whose errors add up as random ones do.
     assert 1e-5 < error < 2**-11 * 8
+
+
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name is not None])
+def test_slopes_of_activations(activation: str) -> None:
+    harness.check_slopes(activation, "cuda_emulated")
 
 
 def test_there_are_kernels() -> None:

@@ -17,10 +17,12 @@ DEVICE = harness.DEVICE
 CASES = {
     "attention": "mask-bias",
     "deformable_attention": "wide-locations",
+    "gated_mlp": "silu-all",
     "layer_norm": "width48",
     "linear": "gelu-all",
     "mlp": "gelu-all",
     "patch_embed": "no-bias",
+    "rotary_attention": "everything",
     "window_attention": "ragged-shifted-shift-pad-value",
 }
 

@@ -13,7 +13,6 @@ from tests.ops import harness
 from vitkern import ops
 from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu
-from vitkern.ops._epilogue import activate
 from vitkern.ops.mlp.cases import Case
 
 DEVICE = harness.DEVICE
@@ -358,20 +357,15 @@ def test_pad_value_is_not_used_where_nothing_is_padded(backend: str) -> None:
     assert out.isfinite().all()
 
 
-@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
-@pytest.mark.parametrize("isa", _cpu.isas())
+@pytest.mark.parametrize(
+    "backend, isa",
+    [
+        (backend, isa)
+        for backend in harness.backends("linear")
+        for isa in (None, *harness.isas(backend))
+    ],
+)
 @pytest.mark.parametrize("activation", [name for name in _cpu.ACTIVATIONS if name is not None])
-def test_slopes_of_activations(activation: str, isa: str) -> None:
-    """To units of the last place, also where 1 - sigmoid has no digits left."""
-    x = torch.linspace(-12.0, 12.0, 24_001)[:, None]
-    weight = torch.ones(1, 1)
-
-    def slope(x: torch.Tensor, run: Any) -> torch.Tensor:
-        x = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(run(x).sum(), x)
-        return slope
-
+def test_slopes_of_activations(activation: str, backend: str, isa: str | None) -> None:
     with harness.on_isa(isa):
-        got = slope(x, lambda x: ops.linear(x, weight, activation=activation, backend="cpu"))
-    exact = slope(x.double(), lambda x: activate(x, activation))
-    assert (got.double() - exact).abs().max() < 3 * torch.finfo(torch.float32).eps
+        harness.check_slopes(activation, backend)

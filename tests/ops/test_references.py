@@ -26,10 +26,12 @@ GRADIENTS: dict[str, dict[str, Any]] = {
         "head_dim": 2,
         "points": 2,
     },
+    "gated_mlp": {"rows": (2,), "dims": (3, 4, 2)},
     "layer_norm": {"shape": (3, 4)},
     "linear": {"rows": (2,), "inputs": 3, "outputs": 2},
     "mlp": {"rows": (2,), "dims": (3, 4, 2)},
     "patch_embed": {"images": (1, 2, 4, 3), "patch": (2, 3), "dim": 2},
+    "rotary_attention": {"batch": 2, "heads": 1, "queries": 3, "keys": 3, "head_dim": 4},
     "window_attention": {"batch": 1, "size": (3, 4), "heads": 2, "head_dim": 1, "window": (2, 3)},
 }
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -39,13 +41,24 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dropout_p": 0.4, "bias": (3, 1)},
     ],
     "deformable_attention": [{}, {"where": "far"}],
-    "layer_norm": [{}, {"residual": True}, {"affine": False}],
+    "gated_mlp": [{"activation": "silu", "gamma": True}, {"residual": False}],
+    "layer_norm": [
+        {},
+        {"residual": True},
+        {"affine": False},
+        {"residual": True, "drop_path": True},
+    ],
     "linear": [
         {"activation": name, "gamma": i % 2 == 0, "residual": i % 2 == 1}
         for i, name in enumerate((None, "gelu", "gelu_tanh", "relu", "silu", "quick_gelu"))
     ],
     "mlp": [{"gamma": True}, {"activation": "silu", "residual": False}],
     "patch_embed": [{}, {"bias": False}],
+    "rotary_attention": [
+        {"norm": "layer"},
+        {"norm": "rms", "rotated": 2, "interleaved": True},
+        {"rotated": 3, "planes": (2, 1)},
+    ],
     "window_attention": [
         {},
         {"shift": (1, 2), "pad": True},

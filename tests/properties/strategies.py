@@ -60,6 +60,18 @@ def attention(draw: Draw) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rotary_attention(draw: Draw) -> dict[str, Any]:
+    case = attention(draw)
+    rotates, planes = draw(FLAGS), [(), (case["heads"],), (case["batch"], 1), (1, case["heads"])]
+    most = min(case["queries"], case["keys"])
+    return case | {
+        "head_dim": case["head_dim"] + case["head_dim"] % 2,
+        "norm": draw(st.sampled_from([None, "layer", "rms"])), "affine": draw(FLAGS),
+        "rotated": draw(st.integers(0, most)) if rotates else None,
+        "planes": draw(st.sampled_from(planes)), "interleaved": draw(FLAGS),
+    }  # fmt: skip
+
+
 def windows(draw: Draw) -> dict[str, Any]:
     """Map, windows and heads; one that windows do not divide in half of the cases."""
     window = draw(sizes(1, 9)), draw(sizes(1, 9))
@@ -92,7 +104,11 @@ def deformable_attention(draw: Draw) -> dict[str, Any]:
 
 
 def layer_norm(draw: Draw) -> dict[str, Any]:
-    return {"shape": (*draw(ROWS), draw(sizes(1, 97))), "residual": True, "eps": draw(EPS)}
+    rows = draw(ROWS)
+    return {
+        "shape": (*rows, draw(sizes(1, 97))), "residual": True, "eps": draw(EPS),
+        "drop_path": rows != () and draw(FLAGS),
+    }  # fmt: skip
 
 
 def linear(draw: Draw) -> dict[str, Any]:
@@ -107,6 +123,10 @@ def mlp(draw: Draw) -> dict[str, Any]:
         "rows": draw(ROWS), "dims": (draw(sizes(1, 97)), draw(sizes(0, 97)), draw(sizes(0, 97))),
         "activation": draw(ACTIVATION), "gamma": True, "residual": True,
     }  # fmt: skip
+
+
+def gated_mlp(draw: Draw) -> dict[str, Any]:
+    return mlp(draw)
 
 
 def patch_embed(draw: Draw) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.ops import harness
+from vitkern.ops._cpu import ACTIVATIONS
 from vitkern.ops._triton import availability
 
 pytestmark = pytest.mark.skipif(
@@ -41,6 +42,11 @@ CASES = [*_params()] if availability.interpreted() else []
 def test_outputs_and_gradients(op: str, case: Any, dtype: torch.dtype, layout: str) -> None:
     call = harness.make(op, case, dtype)
     harness.check(op, "triton", call, grad=True, layout=layout)
+
+
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name is not None])
+def test_slopes_of_activations(activation: str) -> None:
+    harness.check_slopes(activation, "triton")
 
 
 def test_the_backend_is_there() -> None:

@@ -99,7 +99,7 @@ class Operator(Generic[CallT]):
         raise UnsupportedInput(self.name, call, self.refusals(call))
 
     def whole(self, call: CallT, backend: str | None = None) -> Any:
-        """Compute ``call``, without a gradient, on the selected backend; None = compose it.
+        """Compute ``call`` on the selected backend; None = compose it.
 
         ``eager`` computes it where that was measured to be faster than a backend that takes it. A
         backend that is asked for by name and has no such op is asked about the ops it consists of.
@@ -114,7 +114,7 @@ class Operator(Generic[CallT]):
             for other in self.backends.values()
         ):
             return None
-        return chosen.forward(call, False)[0]
+        return self.compute(chosen, call)
 
     def refusals(self, call: CallT) -> dict[str, list[str]]:
         """For every backend of the op, the reasons it would refuse ``call`` (empty = takes it)."""

@@ -1,6 +1,7 @@
 """What the tables of cases share. Tests, benchmarks and tuning all read the tables.
 
-Tags: ``model``: a shape of a real model; ``tail``: sizes that tiles of 6, 8, 16 or 48 do not
+Tags: ``model``: a shape of a real model; ``batch``: at a batch that only GPUs take, which compile
+gates read, for kernels have other tiles then; ``tail``: sizes that tiles of 6, 8, 16 or 48 do not
 divide, or just do; ``edge``: empty, single or otherwise special.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vitkern.dispatch import OPERATORS
+from vitkern.ops import _cases
 from vitkern.ops._triton.kernel import NothingFits
 from vitkern.ops._triton.recorder import Launch, record
 from vitkern.ops._triton.targets import Target
@@ -64,10 +65,10 @@ def of_call(op: str, call: Any, target: Target, *, train: bool) -> list[Launch]:
 
 
 def of_models(target: Target, dtypes: Iterable[torch.dtype] = DTYPES) -> Iterator[Source]:
-    """Those of every case that is tagged ``model``, of every op."""
+    """Those of every case that is tagged ``model`` or ``batch``, of every op."""
     for op in ops():
         table = importlib.import_module(f"vitkern.ops.{op}.cases").CASES
-        for case in (case for case in table if "model" in case.tags):
+        for case in _cases.select(table, "model", "batch"):
             for dtype in dtypes:
                 for train in (False, True):
                     try:

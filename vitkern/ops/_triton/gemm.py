@@ -64,8 +64,8 @@ def tensor_cores(constants: Mapping[str, Any], itemsize: int) -> bool:
 def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     """Tiles for the class; float32 in shared memory takes half the depth.
 
-    An epilogue that loads or stores more than C takes a large tile in two halves: at once, what it
-    has beside the accumulator spills.
+    An epilogue that computes, or loads or stores more than C, takes a large tile in parts: at once,
+    what it has beside the accumulator spills.
     """
     fast, deep = tensor_cores(constants, itemsize), constants["DEPTH"]
     if fast and itemsize == 4:
@@ -75,19 +75,29 @@ def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     for m, n, k, warps, stages in tiles:
         sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": min(k, deep), "GROUP": 8, "STAGES": stages}
         if "BESIDE" in constants:
-            sizes["HALVES"] = int(constants["BESIDE"] and m * n >= 64 * 32 * warps)
+            sizes["PARTS"] = _parts(constants, m * n // (32 * warps))
         found.append(config(warps, stages, **sizes))
     return found
 
 
+def _parts(constants: Mapping[str, Any], registers: int) -> int:
+    """In how many parts an epilogue takes a tile of which a thread has so many registers."""
+    if registers >= 128 and (constants["BESIDE"] or constants["ACTIVATION"]):
+        return 4
+    return 2 if registers >= 64 and constants["BESIDE"] else 1
+
+
 def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
-    """Buffers of the pipeline, and the accumulator: twice, where the epilogue has more beside it.
+    """Buffers of the pipeline, and the accumulator: more, where the epilogue has more beside it.
 
     Operands that cannot be copied in vectors go through registers, with an address an element.
     """
     m, n, k = constants["BLOCK_M"], constants["BLOCK_N"], constants["BLOCK_K"]
     shared = constants["STAGES"] * (m + n) * k * itemsize
-    registers = m * n * (2 if constants.get("ACTIVATION") or constants.get("BESIDE") else 1)
+    registers = m * n
+    if constants.get("ACTIVATION") or constants.get("BESIDE"):
+        # Of two parts the compiler may have both at a time: counted as one.
+        registers += m * n // (4 if constants.get("PARTS") == 4 else 1)
     if not constants["ALIGNED"] and tensor_cores(constants, itemsize):
         registers = max(registers, m * n + 2 * (m + n) * k)
     return Resources(shared, registers)

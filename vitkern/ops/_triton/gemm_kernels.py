@@ -86,6 +86,12 @@ def epilogue(
 
 
 @triton.jit
+def halves(x, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The left and the right half of the columns of a tile."""
+    return tl.split(tl.permute(tl.reshape(x, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+
+
+@triton.jit
 def product(
     A, B, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, PARTIAL,
     M, N, K, each, a_row, a_step, b_step, b_column,
@@ -94,7 +100,7 @@ def product(
     TF32: tl.constexpr,
     CLASS: tl.constexpr, DEPTH: tl.constexpr, ALIGNED: tl.constexpr, BESIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    STAGES: tl.constexpr, HALVES: tl.constexpr,
+    STAGES: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """``C (M, N) = epilogue(A (M, K) @ B (K, N))``, or PARTIAL over ``each`` of K a program.
 
@@ -124,26 +130,52 @@ def product(
         b_at += BLOCK_K * b_step
     if PARTIAL is not None:
         leave(acc, PARTIAL, row, column, M, N)
-    elif HALVES:
-        # One half after the other: what the epilogue has in registers beside acc is half as much.
-        part: tl.constexpr = BLOCK_N // 2
-        left, right = tl.split(tl.permute(tl.reshape(acc, (BLOCK_M, 2, part)), (0, 2, 1)))
+    elif PARTS == 4:
+        # One part after the other: what the epilogue has in registers beside acc is less.
+        part: tl.constexpr = BLOCK_N // 4
+        left, right = halves(acc, BLOCK_M, BLOCK_N)
         column = tile_n * BLOCK_N + tl.arange(0, part)
+        first, second = halves(left, BLOCK_M, BLOCK_N // 2)
         epilogue(
-            left, tile_m, row, column, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS,
-            M, N, bias_step, gamma_step, residual_row, residual_column,
-            ACTIVATION, SUM_ROWS, BLOCK_M,
+            first, tile_m, row, column,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip
         epilogue(
-            right, tile_m, row, column + part, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED,
-            SUMS, M, N, bias_step, gamma_step, residual_row, residual_column,
-            ACTIVATION, SUM_ROWS, BLOCK_M,
+            second, tile_m, row, column + part,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
+        third, fourth = halves(right, BLOCK_M, BLOCK_N // 2)
+        epilogue(
+            third, tile_m, row, column + 2 * part,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
+        epilogue(
+            fourth, tile_m, row, column + 3 * part,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
+    elif PARTS == 2:
+        part: tl.constexpr = BLOCK_N // 2
+        left, right = halves(acc, BLOCK_M, BLOCK_N)
+        column = tile_n * BLOCK_N + tl.arange(0, part)
+        epilogue(
+            left, tile_m, row, column,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
+        )  # fmt: skip
+        epilogue(
+            right, tile_m, row, column + part,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip
     else:
         epilogue(
-            acc, tile_m, row, column, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS,
-            M, N, bias_step, gamma_step, residual_row, residual_column,
-            ACTIVATION, SUM_ROWS, BLOCK_M,
+            acc, tile_m, row, column,
+            BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
+            bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip
 
 

@@ -19,6 +19,14 @@ def normal_cdf(x):
 
 
 @triton.jit
+def sigmoid_with_slope(x):
+    """``s`` and ``s * (1 - s)``, which near 1 would have no more than the rounding error of s."""
+    e = tl.exp(-tl.abs(x))  # never infinite, whatever the sign
+    larger = 1.0 / (1.0 + e)
+    return tl.where(x >= 0.0, larger, e * larger), e * larger * larger
+
+
+@triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
     """The activation of that index in ``ACTIVATIONS``."""
     if ACTIVATION == GELU:
@@ -41,16 +49,16 @@ def slope(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == GELU:
         x = normal_cdf(x) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
     elif ACTIVATION == GELU_TANH:
-        s = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-        x = s + x * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+        s, ds = sigmoid_with_slope(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        x = s + x * ds * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
     elif ACTIVATION == RELU:
         x = tl.where(x > 0.0, 1.0, 0.0)
     elif ACTIVATION == SILU:
-        s = tl.sigmoid(x)
-        x = s + x * s * (1.0 - s)
+        s, ds = sigmoid_with_slope(x)
+        x = s + x * ds
     elif ACTIVATION == QUICK_GELU:
-        s = tl.sigmoid(1.702 * x)
-        x = s + 1.702 * x * s * (1.0 - s)
+        s, ds = sigmoid_with_slope(1.702 * x)
+        x = s + 1.702 * x * ds
     else:
         x = tl.full(x.shape, 1.0, tl.float32)
     return x

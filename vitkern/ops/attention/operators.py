@@ -13,7 +13,7 @@ from vitkern.ops._family import Family, empty_unless
 from vitkern.ops.attention.call import AttentionCall
 
 
-def _joined(like: torch.Tensor) -> torch.Tensor:
+def joined(like: torch.Tensor) -> torch.Tensor:
     """The layout of outputs and gradients: (B, N, heads, head_dim) in memory."""
     batch, heads, length, head_dim = like.shape
     return like.new_empty((batch, length, heads, head_dim)).transpose(1, 2)
@@ -30,7 +30,7 @@ def _allocate(
     seed: torch.Tensor | None,
     save: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _joined(q), empty_unless(save, q, q.shape[:3], torch.float32)
+    return joined(q), empty_unless(save, q, q.shape[:3], torch.float32)
 
 
 def _allocate_backward(
@@ -51,9 +51,9 @@ def _allocate_backward(
     need_bias: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
-        _joined(q) if need_q else q.new_empty(0),
-        _joined(k) if need_k else q.new_empty(0),
-        _joined(v) if need_v else q.new_empty(0),
+        joined(q) if need_q else q.new_empty(0),
+        joined(k) if need_k else q.new_empty(0),
+        joined(v) if need_v else q.new_empty(0),
         q.new_empty(bias.shape if need_bias and bias is not None else (0,)),
     )
 

@@ -135,7 +135,7 @@ def _unique(*tensors: torch.Tensor | None) -> float:
     return total
 
 
-def _launch(
+def launch(
     outputs: tuple[torch.Tensor, ...],
     q: torch.Tensor,
     k: torch.Tensor,
@@ -167,7 +167,7 @@ def _launch(
     )
 
 
-def _launch_backward(
+def launch_backward(
     outputs: tuple[torch.Tensor, ...],
     dout: torch.Tensor,
     q: torch.Tensor,
@@ -293,4 +293,4 @@ def _launch_bias(
         column_sums(result, dbias)
 
 
-BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)
+BACKEND = operators.backend(TRITON, supports, launch, launch_backward)

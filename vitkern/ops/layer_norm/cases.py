@@ -17,6 +17,7 @@ class Case(_cases.Case):
     shape: tuple[int, ...]
     affine: bool = True
     residual: bool = False
+    drop_path: bool = False
     eps: float = 1e-6
 
 
@@ -36,6 +37,7 @@ CASES: tuple[Case, ...] = (
     _model("vit-b-batch8", 8, 197, 768),
     _model("vit-l", 1, 197, 1024),
     _model("deit-distilled-b", 1, 198, 768),
+    _model("vit-b-drop-path", 8, 197, 768, residual=True, drop_path=True),
     *(
         _model(f"swin-{size}-stage{stage}", 1, 56 >> stage, 56 >> stage, dim << stage)
         for size, dim in (("t", 96), ("b", 128))
@@ -52,6 +54,10 @@ CASES: tuple[Case, ...] = (
     _edge("no-rows", 0, 197, 48),
     _edge("no-rows-residual", 3, 0, 48, residual=True),
     _edge("vector", 40),
+    _edge("drop-path", 5, 13, 33, residual=True, drop_path=True),
+    _edge("drop-path-rows", 7, 48, affine=False, residual=True, drop_path=True),
+    _edge("drop-path-map", 2, 3, 5, 17, residual=True, drop_path=True),
+    _edge("drop-path-no-rows", 0, 3, 24, residual=True, drop_path=True),
     _edge("plain", 3, 50, 96, affine=False),
     _edge("plain-residual", 3, 50, 97, affine=False, residual=True),
     Case(name="large-eps", tags=("edge",), shape=(7, 24), eps=0.5),
@@ -73,4 +79,6 @@ def make(
         bias=normal(width, std=0.2) if case.affine else None,
         eps=case.eps,
         residual=normal(*case.shape) if case.residual else None,
+        # Some are dropped, as by DropPath; the others have a number of their own, which it has not.
+        residual_scale=normal(case.shape[0], mean=0.7).relu() if case.drop_path else None,
     )

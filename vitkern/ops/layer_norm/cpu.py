@@ -7,13 +7,13 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops import _cpu
-from vitkern.ops.layer_norm.call import LayerNormCall
+from vitkern.ops.layer_norm.call import LayerNormCall, scale_gradient, scaled
 from vitkern.ops.layer_norm.reference import Output
 
 
 def supports(call: LayerNormCall) -> list[str]:
     """Reasons to refuse: those of every op, and two parameters of two dtypes."""
-    reasons = _cpu.refusals(call.x, call.weight, call.bias, call.residual)
+    reasons = _cpu.refusals(call.x, call.weight, call.bias, call.residual, call.residual_scale)
     weight, bias = call.weight, call.bias
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         reasons.append(f"weight {weight.dtype} beside bias {bias.dtype}; takes one dtype for both")
@@ -22,8 +22,11 @@ def supports(call: LayerNormCall) -> list[str]:
 
 def forward(call: LayerNormCall, needs_grad: bool) -> tuple[Output, Tensors]:
     """Keeps the statistics, and the sum where there is a residual: it is what was normalised."""
+    residual = call.residual
+    if residual is not None:
+        residual = scaled(residual, call.residual_scale)
     y, total, stats = torch.ops.vitkern_cpu.layer_norm(
-        call.x, call.weight, call.bias, call.eps, call.residual, needs_grad
+        call.x, call.weight, call.bias, call.eps, residual, needs_grad
     )
     if call.residual is None:
         return y, (stats,) if needs_grad else ()
@@ -36,22 +39,24 @@ def backward(
     grads: tuple[torch.Tensor, ...],
     needs: tuple[bool, ...],
 ) -> Tensors:
-    """``x`` and ``residual`` get the same gradient, since only their sum matters."""
-    need_x, need_weight, need_bias, _, need_residual = needs
+    """``x`` and a scaled ``residual`` get the same gradient, since only their sum matters."""
+    need_x, need_weight, need_bias, _, need_residual, need_scale = needs
     if call.residual is None:
         normalised, (stats,), (dy,), dsum = call.x, saved, grads, None
     else:
         (normalised, stats), (dy, dsum) = saved, grads  # type: ignore[assignment]
     dx, dweight, dbias = torch.ops.vitkern_cpu.layer_norm_backward(
-        dy, dsum, normalised, call.weight, stats, need_x or need_residual, need_weight, need_bias
-    )
+        dy, dsum, normalised, call.weight, stats, need_x or need_residual or need_scale,
+        need_weight, need_bias,
+    )  # fmt: skip
     return (
         dx if need_x else None,
         dweight if need_weight else None,
         # The operator sees no bias, so beside a missing weight it cannot know this dtype.
         dbias.to(call.bias.dtype) if need_bias and call.bias is not None else None,
         None,
-        dx if need_residual else None,
+        scaled(dx, call.residual_scale) if need_residual else None,
+        scale_gradient(dx, call) if need_scale and call.residual is not None else None,
     )
 
 

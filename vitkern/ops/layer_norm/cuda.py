@@ -11,7 +11,7 @@ from vitkern.ops._cuda.shapes import loads_vectors, rows
 from vitkern.ops._cuda.sums import column_sums
 from vitkern.ops._family import Outputs
 from vitkern.ops.layer_norm import operators
-from vitkern.ops.layer_norm.call import LayerNormCall
+from vitkern.ops.layer_norm.call import LayerNormCall, scaled
 
 WIDEST = 8192
 """Threads have whole rows in registers."""
@@ -30,11 +30,12 @@ def _launch(
     bias: torch.Tensor | None,
     eps: float,
     residual: torch.Tensor | None,
+    residual_scale: torch.Tensor | None,
     save: bool,
 ) -> None:
     (y, total, stats), width = outputs, x.shape[-1]
     x = rows(x)
-    residual = None if residual is None else rows(residual)
+    residual = None if residual is None else rows(scaled(residual, residual_scale))
     weight = None if weight is None else weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     if x.shape[0]:
@@ -57,11 +58,13 @@ def _launch_backward(
     x: torch.Tensor,
     weight: torch.Tensor | None,
     stats: torch.Tensor,
+    residual_scale: torch.Tensor | None,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,
+    need_residual: bool,
 ) -> None:
-    (dx, dweight, dbias), width = outputs, x.shape[-1]
+    (dx, dweight, dbias, dresidual), width = outputs, x.shape[-1]
     x, dy = rows(x), rows(dy)
     dsum = None if dsum is None else rows(dsum)
     weight = None if weight is None else weight.contiguous()
@@ -82,6 +85,8 @@ def _launch_backward(
             x_row=x.stride(0), programs=programs, each=each, weight_wide=_is_wide(weight, x),
             vector=loads_vectors(x, dy, dsum, weight),
         )  # fmt: skip
+    if need_residual and residual_scale is not None:
+        dresidual.copy_(scaled(dx, residual_scale))
     for partial, gradient in ((partial_weight, dweight), (partial_bias, dbias)):
         if partial is not None:
             column_sums(kernels, partial, gradient)
@@ -92,7 +97,9 @@ def backend(kernels: CudaKernels) -> Backend:
 
     def supports(call: LayerNormCall) -> list[str]:
         """Reasons to refuse: those of every op, and rows that do not fit into registers."""
-        reasons = kernels.refusals(call.x, call.weight, call.bias, call.residual)
+        reasons = kernels.refusals(
+            call.x, call.weight, call.bias, call.residual, call.residual_scale
+        )
         width = call.x.shape[-1]
         if not reasons and width > WIDEST:
             reasons = [f"a last dimension of {width}; takes at most {WIDEST}"]

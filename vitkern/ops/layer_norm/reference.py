@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from vitkern.dispatch import Backend
-from vitkern.ops.layer_norm.call import LayerNormCall
+from vitkern.ops.layer_norm.call import LayerNormCall, scaled
 
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
 def reference(call: LayerNormCall) -> Output:
-    """``y``, or ``(y, x + residual)`` where a residual is given."""
-    x = call.x if call.residual is None else call.x + call.residual
+    """``y``, or ``(y, x + residual_scale * residual)`` where a residual is given."""
+    x = call.x
+    if call.residual is not None:
+        x = x + scaled(call.residual, call.residual_scale)
     weight, bias = call.weight, call.bias
     if any(p is not None and p.dtype != x.dtype for p in (weight, bias)):
         # Beside a half-precision x PyTorch takes float32 parameters only as a pair.

@@ -24,7 +24,9 @@ _MODULE = "vitkern.ops.layer_norm.triton_kernels"
 
 def supports(call: LayerNormCall) -> list[str]:
     """Reasons to refuse: those of every op, and rows that do not fit on chip."""
-    reasons = availability.refusals(call.x, call.weight, call.bias, call.residual)
+    reasons = availability.refusals(
+        call.x, call.weight, call.bias, call.residual, call.residual_scale
+    )
     width = call.x.shape[-1]
     if not reasons and width > WIDEST:
         reasons.append(f"a last dimension of {width}; takes at most {WIDEST}")
@@ -69,10 +71,11 @@ def _launch(
     bias: torch.Tensor | None,
     eps: float,
     residual: torch.Tensor | None,
+    residual_scale: torch.Tensor | None,
     save: bool,
 ) -> None:
     (y, total, stats), width = outputs, x.shape[-1]
-    x = x.reshape(-1, width)
+    samples, x = x.shape[0], x.reshape(-1, width)
     rows = x.shape[0]
     if rows == 0:
         return
@@ -86,11 +89,12 @@ def _launch(
     _FORWARD(
         lambda c: (cdiv(rows, c["BLOCK_R"]),),
         {
-            "X": x, "RESIDUAL": residual, "WEIGHT": weight, "BIAS": bias,
+            "X": x, "RESIDUAL": residual, "SCALE": residual_scale, "WEIGHT": weight, "BIAS": bias,
             "Y": y, "TOTAL": total, "STATS": stats, "rows": rows, "width": width, "eps": eps,
             "x_row": x.stride(0), "x_column": x.stride(1),
             "residual_row": 0 if residual is None else residual.stride(0),
             "residual_column": 0 if residual is None else residual.stride(1),
+            **_per_sample(residual_scale, rows, samples),
             "weight_step": 0 if weight is None else weight.stride(0),
             "bias_step": 0 if bias is None else bias.stride(0),
         },
@@ -100,6 +104,13 @@ def _launch(
     )  # fmt: skip
 
 
+def _per_sample(scale: torch.Tensor | None, rows: int, samples: int) -> dict[str, int]:
+    """A kernel's arguments for a scale: how many rows share a number, and its stride."""
+    if scale is None:
+        return {"together": 0, "scale_step": 0}
+    return {"together": rows // samples, "scale_step": scale.stride(0)}
+
+
 def _launch_backward(
     outputs: tuple[torch.Tensor, ...],
     dy: torch.Tensor,
@@ -107,11 +118,14 @@ def _launch_backward(
     x: torch.Tensor,
     weight: torch.Tensor | None,
     stats: torch.Tensor,
+    residual_scale: torch.Tensor | None,
     need_x: bool,
     need_weight: bool,
     need_bias: bool,
+    need_residual: bool,
 ) -> None:
-    (dx, dweight, dbias), width = outputs, x.shape[-1]
+    (dx, dweight, dbias, dresidual), width = outputs, x.shape[-1]
+    samples = x.shape[0]
     x, dy = x.reshape(-1, width), dy.reshape(-1, width)
     dsum = None if dsum is None else dsum.reshape(-1, width)
     rows = x.shape[0]
@@ -125,7 +139,7 @@ def _launch_backward(
 
     def work(_: Mapping[str, Any], grid: tuple[int, ...]) -> Work:
         once = _bytes(dy, dsum, x, stats, weight)
-        written = _bytes(dx, partial_weight, partial_bias)
+        written = _bytes(dx, dresidual, partial_weight, partial_bias)
         return Work(read=once + (grid[0] - 1) * _bytes(weight), unique=once, written=written)
 
     if programs:
@@ -133,7 +147,8 @@ def _launch_backward(
             lambda c: (programs,),
             {
                 "DY": dy, "DSUM": dsum, "X": x, "WEIGHT": weight, "STATS": stats,
-                "DX": dx if need_x else None,
+                "DX": dx if need_x else None, "SCALE": residual_scale,
+                "DRESIDUAL": dresidual if dresidual.numel() else None,
                 "PARTIAL_WEIGHT": partial_weight, "PARTIAL_BIAS": partial_bias,
                 "rows": rows, "width": width, "each": each,
                 "dy_row": dy.stride(0), "dy_column": dy.stride(1),
@@ -141,6 +156,7 @@ def _launch_backward(
                 "dsum_column": 0 if dsum is None else dsum.stride(1),
                 "x_row": x.stride(0), "x_column": x.stride(1),
                 "weight_step": 0 if weight is None else weight.stride(0),
+                **_per_sample(residual_scale, rows, samples),
             },
             {"BLOCK_C": pow2(width)},
             work,

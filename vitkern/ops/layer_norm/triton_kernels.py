@@ -6,11 +6,15 @@ import triton.language as tl
 
 @triton.jit
 def forward(
-    X, RESIDUAL, WEIGHT, BIAS, Y, TOTAL, STATS,
-    rows, width, eps, x_row, x_column, residual_row, residual_column, weight_step, bias_step,
+    X, RESIDUAL, SCALE, WEIGHT, BIAS, Y, TOTAL, STATS,
+    rows, width, eps, x_row, x_column, residual_row, residual_column, together, scale_step,
+    weight_step, bias_step,
     BLOCK_C: tl.constexpr, SAVE: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """``Y = norm(X + RESIDUAL) * WEIGHT + BIAS``; STATS (rows, 2) gets mean and 1 / deviation."""
+    """``Y = norm(X + SCALE * RESIDUAL) * WEIGHT + BIAS``; ``together`` rows share one of SCALE.
+
+    STATS (rows, 2) gets mean and 1 / deviation.
+    """
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     column = tl.arange(0, BLOCK_C)
     known = column < width
@@ -20,7 +24,11 @@ def forward(
     out = row64 * width + column[None, :]
     if RESIDUAL is not None:
         at = row64 * residual_row + column[None, :] * residual_column
-        x += tl.load(RESIDUAL + at, inside, 0.0).to(tl.float32)
+        residual = tl.load(RESIDUAL + at, inside, 0.0).to(tl.float32)
+        if SCALE is not None:
+            scale = tl.load(SCALE + row // together * scale_step, row < rows, 0.0)
+            residual *= scale.to(tl.float32)[:, None]
+        x += residual
         # What is normalised is the sum as it is returned, rounding included.
         total = x.to(TOTAL.dtype.element_ty)
         tl.store(TOTAL + out, total, inside)
@@ -42,11 +50,15 @@ def forward(
 
 @triton.jit
 def backward(
-    DY, DSUM, X, WEIGHT, STATS, DX, PARTIAL_WEIGHT, PARTIAL_BIAS,
+    DY, DSUM, X, WEIGHT, STATS, SCALE, DX, DRESIDUAL, PARTIAL_WEIGHT, PARTIAL_BIAS,
     rows, width, each, dy_row, dy_column, dsum_row, dsum_column, x_row, x_column, weight_step,
+    together, scale_step,
     BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """DX (rows, width), and for each program the sums over its ``each`` rows for the parameters."""
+    """DX (rows, width), and for each program the sums over its ``each`` rows for the parameters.
+
+    DRESIDUAL, where it is not None, is ``SCALE * DX``: see ``forward``.
+    """
     column = tl.arange(0, BLOCK_C)
     known = column < width
     weight = tl.full((BLOCK_C,), 1.0, tl.float32)
@@ -73,7 +85,12 @@ def backward(
             if DSUM is not None:
                 at = row64 * dsum_row + column[None, :] * dsum_column
                 dx += tl.load(DSUM + at, inside, 0.0).to(tl.float32)
-            tl.store(DX + row64 * width + column[None, :], dx.to(DX.dtype.element_ty), inside)
+            at = row64 * width + column[None, :]
+            tl.store(DX + at, dx.to(DX.dtype.element_ty), inside)
+            if DRESIDUAL is not None:
+                of_sample = tl.load(SCALE + row // together * scale_step, row < rows, 0.0)
+                dx *= of_sample.to(tl.float32)[:, None]
+                tl.store(DRESIDUAL + at, dx.to(DRESIDUAL.dtype.element_ty), inside)
     at = tl.program_id(0).to(tl.int64) * width + column
     if PARTIAL_WEIGHT is not None:
         tl.store(PARTIAL_WEIGHT + at, tl.sum(dweight, 0), known)

@@ -60,6 +60,10 @@ CASES: tuple[Case, ...] = (
     *_transformer("vit-b", (1, 197), 768),
     *_transformer("vit-b-batch8", (8, 197), 768),
     *_transformer("vit-l", (1, 197), 1024),
+    Case(
+        name="vit-b-batch64-fc2", tags=("batch",), rows=(64, 197), inputs=3072, outputs=768,
+        residual=True,
+    ),
     _model("vit-b-head", (1,), 768, 1000),
     _model("cait-s-proj", (1, 196), 384, 384, gamma=True, residual=True),
     *(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from vitkern.dispatch import Operator
-from vitkern.ops import _check, _epilogue
+from vitkern.ops import _epilogue
 from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.mlp.checks import checked
 from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("mlp", MlpCall, __name__)
@@ -51,34 +52,9 @@ def mlp(
         ValueError: shapes or devices that do not fit, or an unknown activation.
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
-    _check.tensor("x", x)
-    tensors = (weight1, bias1, weight2, bias2, gamma, residual)
-    _check.weight("weight1", weight1, x, *tensors)
-    _check.weight("weight2", weight2, x, *tensors)
-    (hidden, inputs), width = weight1.shape, weight2.shape[0]
-    if x.dim() == 0 or x.shape[-1] != inputs:
-        raise ValueError(
-            f"x must have a last dimension of {inputs} (weight1 is"
-            f" {_check.shape_of(weight1)}), got shape {_check.shape_of(x)}"
-        )
-    _epilogue.check_activation(activation)
-    output = () if residual is None else (*x.shape[:-1], width)
-    shapes = (weight1.shape, (hidden,), (width, hidden), (width,), (width,), output)
-    if _check.autocasts(x) or not _check.uniform(x, tensors, shapes):
-        meaning = "its second dimension is weight1's first"
-        _check.shape("weight2", weight2, (width, hidden), meaning)
-        if bias1 is not None:
-            _check.tensor("bias1", bias1)
-            _check.shape("bias1", bias1, (hidden,), "weight1's first dimension")
-        if bias2 is not None:
-            _check.tensor("bias2", bias2)
-            _check.shape("bias2", bias2, (width,), "weight2's first dimension")
-        _epilogue.check(x, width, gamma, residual)
-        x, weight1, bias1, weight2, bias2 = _check.autocast(x, weight1, bias1, weight2, bias2)
-        _check.same("x", x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
-        if not _epilogue.fits(x, gamma, residual):
-            call = MlpCall(x, weight1, bias1, weight2, bias2, activation, None, None)
-            return _epilogue.finish(_OPERATOR(call, backend), gamma, residual)
-    call = MlpCall(x, weight1, bias1, weight2, bias2, activation, gamma, residual)
-    y: torch.Tensor = _OPERATOR(call, backend)
-    return y
+    call, fits = checked(x, weight1, bias1, weight2, bias2, activation, gamma, residual)
+    if fits:
+        y: torch.Tensor = _OPERATOR(call, backend)
+        return y
+    bare = call._replace(gamma=None, residual=None)
+    return _epilogue.finish(_OPERATOR(bare, backend), gamma, residual)

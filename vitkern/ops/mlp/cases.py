@@ -50,6 +50,11 @@ CASES: tuple[Case, ...] = (
     _model("vit-s", (1, 197), 384),
     _model("vit-b", (1, 197), 768),
     _model("vit-b-batch8", (8, 197), 768),
+    Case(name="vit-b-batch64", tags=("batch",), rows=(64, 197), dims=(768, 3072, 768)),
+    Case(
+        name="vit-b-batch64-scaled", tags=("batch",), rows=(64, 197), dims=(768, 3072, 768),
+        gamma=True,
+    ),
     _model("vit-l", (1, 197), 1024),
     _model("cait-s", (1, 196), 384, gamma=True),
     *(
