@@ -25,8 +25,9 @@ def check_products(arguments: argparse.Namespace) -> None:
     """
     if arguments.products is None:
         return
-    if getattr(arguments, "train", False):
-        raise Usage("--products is for inference, and does not go with --train")
+    for mode in ("train", "step"):
+        if getattr(arguments, mode, False):
+            raise Usage(f"--products is for inference, and does not go with --{mode}")
     if arguments.dtype != "float32":
         raise Usage(
             f"--products takes a model in float32: it does not go with --dtype {arguments.dtype}"
