@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from vitkern.patching.classes import title
@@ -26,12 +28,15 @@ class Match:
         units: children that are patched themselves. The module's fused forward bypasses them
             only while they are. All other descendants belong to this module's swap.
         note: what a user should know, for the report.
+        calls_like: of a module without parameters, in place of ``calls``: what makes a call of a
+            tensor that has the dtype and the device of the parameters around the module.
     """
 
     reasons: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     units: tuple[str, ...] = ()
     note: str = ""
+    calls_like: list[Callable[[torch.Tensor], Call]] = field(default_factory=list)
 
 
 class Adapter:

@@ -66,6 +66,9 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
             continue
         if id(module) in routed and (adapter.transparent or adapter.only_if_asked):
             continue
+        if match.calls_like:
+            like = _parameter_around(model, name)
+            match = replace(match, calls=[make(like) for make in match.calls_like])
         plain = not match.reasons and adapter.forms
         layers = forms.layers_of(module, name) if plain else []
         products = [Product(key, layer, *wanted.stack(key, layer)) for key, layer in layers]
@@ -106,6 +109,16 @@ def _look(known: dict[type, Adapter], module: nn.Module) -> tuple[Adapter | None
     if "forward" in module.__dict__ and swap_of(module) is None:
         return adapter, Match(["its forward was replaced on the instance"])
     return adapter, adapter.match(module)
+
+
+def _parameter_around(model: nn.Module, name: str) -> torch.Tensor:
+    """A floating-point parameter of the nearest module around the one of that name."""
+    while name:
+        name = name.rpartition(".")[0]
+        for one in model.get_submodule(name).parameters():
+            if one.is_floating_point():
+                return one
+    return torch.empty(0)
 
 
 def _subclass_reason(module: nn.Module, base: type) -> str:

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from vitkern import ops
 from vitkern.ops.attention.call import AttentionCall
+from vitkern.ops.deformable_attention.call import DeformableAttentionCall
 from vitkern.ops.linear.call import LinearCall
 from vitkern.ops.patch_embed.call import PatchEmbedCall
 from vitkern.patching import scores, suitable
@@ -42,7 +43,8 @@ class Products(Adapter):
     Args:
         name: of the adapter.
         classes: that it takes.
-        ops: what they multiply by: "linear", "attention", "patch_embed".
+        ops: what they compute: "linear", "attention", "patch_embed", "deformable_attention" (which
+            is for subclasses: PyTorch has no function for it).
         written_out: whether they write attention out, as matrix products and a softmax: see
             :mod:`vitkern.patching.scores`.
     """
@@ -93,10 +95,18 @@ def _probe_patch_embed(like: torch.Tensor) -> Call:
     return PatchEmbedCall(image, image, None)
 
 
+def probe_deformable(like: torch.Tensor) -> Call:
+    """A call with one pixel and one point."""
+    value = like.new_empty((1, 1, 1, 1))
+    points = like.new_empty((1, 1, 1, 1, 1, 2))
+    return DeformableAttentionCall(value, ((1, 1),), points, points[..., 0])
+
+
 _PROBES = {
     "linear": _probe_linear,
     "attention": _probe_attention,
     "patch_embed": _probe_patch_embed,
+    "deformable_attention": probe_deformable,
 }
 
 # Functions that are computed by ops, and the ops.
