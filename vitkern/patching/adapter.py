@@ -28,6 +28,8 @@ class Match:
         units: children that are patched themselves. The module's fused forward bypasses them
             only while they are. All other descendants belong to this module's swap.
         note: what a user should know, for the report.
+        ignored: it is nothing that an op computes: neither patched nor skipped.
+        otherwise: the adapter that takes the module where these reasons hold.
         calls_like: of a module without parameters, in place of ``calls``: what makes a call of a
             tensor that has the dtype and the device of the parameters around the module.
     """
@@ -36,6 +38,8 @@ class Match:
     calls: list[Call] = field(default_factory=list)
     units: tuple[str, ...] = ()
     note: str = ""
+    ignored: bool = False
+    otherwise: Adapter | None = None
     calls_like: list[Callable[[torch.Tensor], Call]] = field(default_factory=list)
 
 

@@ -1,14 +1,12 @@
 """Hugging Face's multi-scale deformable attention, on ``ops.deformable_attention``.
 
 Of most models it is a module without parameters, which is given values, points and weights. Others
-call a function for it in their attention's forward: that forward runs as it is, with that function
-replaced for the call.
+call a function for it in their attention's forward, and get another one there (``rebound.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +15,8 @@ from torch import nn
 from vitkern import ops
 from vitkern.patching import suitable
 from vitkern.patching.adapter import Adapter, Match
-from vitkern.patching.products import Products, Routed, probe_deformable
+from vitkern.patching.products import probe_deformable
+from vitkern.patching.rebound import Rebound
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -97,48 +96,6 @@ class DeformableAttention(Adapter):
         )
 
 
-class SamplingAttention(Products):
-    """An attention whose own forward calls a function to sample, of the module that defines it.
-
-    Args:
-        name: of the adapter.
-        classes: that it takes.
-        function: the name of that function.
-        replacement: makes the one that is called instead, of the backend and the original.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *classes: str,
-        function: str,
-        replacement: Callable[[str | None, Callable[..., Any]], Callable[..., Any]],
-    ) -> None:
-        super().__init__(name, *classes, ops=("linear", "deformable_attention"))
-        self.function, self.replacement = function, replacement
-
-    def match(self, module: nn.Module) -> Match:
-        """The function is a global of the class's forward."""
-        own: Any = type(module).forward
-        if type(own) is not FunctionType or self.function not in own.__code__.co_names:
-            return Match([f"its forward does not call {self.function} itself"])
-        if not callable(own.__globals__.get(self.function)):
-            return Match([f"{self.function} is not a function beside its class"])
-        return super().match(module)
-
-    def forward(self, swap: Swap, module: Any, *args: Any, **kwargs: Any) -> Any:
-        own: Any = type(module).forward
-        if not torch.compiler.is_compiling():
-            # A function of the same code that finds another global: nobody else sees it.
-            original = own.__globals__[self.function]
-            names = {**own.__globals__, self.function: self.replacement(swap.backend, original)}
-            defaults, keywords = own.__defaults__, own.__kwdefaults__
-            own = FunctionType(own.__code__, names, own.__name__, defaults, own.__closure__)
-            own.__kwdefaults__ = keywords
-        with Routed(swap, module):
-            return own(module, *args, **kwargs)
-
-
 def _one_call(backend: str | None, original: Callable[..., Any]) -> Callable[..., Any]:
     def replaced(value: Any, shapes: Any, locations: Any, weights: Any) -> Any:
         y = sample(backend, value, shapes, locations, weights)
@@ -187,19 +144,21 @@ ADAPTERS = (
         "transformers.MultiScaleDeformableAttention",
         *_classes("MultiScaleDeformableAttention", *_MODELS),
     ),
-    SamplingAttention(
+    Rebound(
         "transformers.PixelDecoderDeformableAttention",
         *_classes("Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention", "mask2former"),
         *_classes("OneFormerPixelDecoderEncoderMultiscaleDeformableAttention", "oneformer"),
         function="multi_scale_deformable_attention",
         replacement=_one_call,
+        ops=("linear", "deformable_attention"),
     ),
-    SamplingAttention(
+    Rebound(
         "transformers.MultiscaleDeformableAttentionV2",
         *_classes("RTDetrV2MultiscaleDeformableAttention", "rt_detr_v2"),
         *_classes("DFineMultiscaleDeformableAttention", "d_fine"),
         *_classes("Deimv2MultiscaleDeformableAttention", "deimv2"),
         function="multi_scale_deformable_attention_v2",
         replacement=_one_call_v2,
+        ops=("linear", "deformable_attention"),
     ),
 )

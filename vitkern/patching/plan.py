@@ -62,7 +62,7 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
         if id(module) in covered:
             continue
         adapter, match = _look(known, module)
-        if adapter is None or (backend is None and adapter.only_if_asked):
+        if adapter is None or match.ignored or (backend is None and adapter.only_if_asked):
             continue
         if id(module) in routed and (adapter.transparent or adapter.only_if_asked):
             continue
@@ -108,7 +108,15 @@ def _look(known: dict[type, Adapter], module: nn.Module) -> tuple[Adapter | None
         return known[base], Match([_subclass_reason(module, base)])
     if "forward" in module.__dict__ and swap_of(module) is None:
         return adapter, Match(["its forward was replaced on the instance"])
-    return adapter, adapter.match(module)
+    match = adapter.match(module)
+    if match.reasons and match.otherwise is not None:
+        other = match.otherwise.match(module)
+        if not other.reasons:
+            note = "; ".join(
+                [f"not fused: {', '.join(match.reasons)}", *filter(None, [other.note])]
+            )
+            return match.otherwise, replace(other, note=note)
+    return adapter, match
 
 
 def _parameter_around(model: nn.Module, name: str) -> torch.Tensor:

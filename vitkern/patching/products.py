@@ -30,6 +30,7 @@ from vitkern.patching import scores, suitable
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.parts import is_plain
 from vitkern.patching.scores import Scores
+from vitkern.patching.swap import swap_of
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -136,7 +137,7 @@ class Routed(TorchFunctionMode):
         self.written_out = (
             getattr(swap.adapter, "written_out", False)
             and not torch.compiler.is_compiling()
-            and not watched_below(module)
+            and not watched_below(module, swaps=True)
             and all(of_library(child) for child in module.modules() if child is not module)
         )
 
@@ -154,9 +155,14 @@ class Routed(TorchFunctionMode):
             result = self._routed(func, args, kwargs)
         elif self.written_out:
             if any(type(one) is Scores for one in args):
-                result = scores.call(func, args, kwargs)
+                if func is torch.einsum and not kwargs:
+                    result = scores.einsum(args, self._attend, self._worth)
+                if result is NotImplemented:
+                    result = scores.call(func, args, kwargs)
             elif func in scores.MATMULS and len(args) == 2 and not kwargs:
                 result = scores.product(*args, self._attend, self._worth)
+            elif func is torch.einsum and not kwargs:
+                result = scores.einsum(args, self._attend, self._worth)
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -188,14 +194,14 @@ class Routed(TorchFunctionMode):
         return attention(self.swap.backend, *args, **kwargs)
 
 
-def watched_below(module: nn.Module) -> bool:
-    """Whether a descendant has hooks, or a forward of its own that no swap is."""
+def watched_below(module: nn.Module, swaps: bool = False) -> bool:
+    """Whether a descendant has hooks, or a forward of its own; ``swaps`` are allowed to it."""
     return any(
         child._forward_hooks
         or child._forward_pre_hooks
         or child._backward_hooks
         or child._backward_pre_hooks
-        or "forward" in child.__dict__
+        or ("forward" in child.__dict__ and not (swaps and swap_of(child) is not None))
         for child in module.modules()
         if child is not module
     )
@@ -230,6 +236,8 @@ def attention(
     enable_gqa: bool = False,
 ) -> Any:
     """``F.scaled_dot_product_attention`` on ops; NotImplemented where PyTorch is to compute it."""
+    if isinstance(scale, torch.Tensor):
+        return NotImplemented
     if suitable.attention(backend, query, key, value, attn_mask, dropout_p) is not None:
         return NotImplemented
     return attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
@@ -328,6 +336,8 @@ def multi_head(
     if query.shape[2] != width or key.shape[:2] != value.shape[:2] or head_dim * heads != width:
         return NotImplemented
     work = query.numel() * key.shape[0], max(query.numel(), key.numel()) * width
+    if not masks_fit(attn_mask, key_padding_mask, (batch, heads, query.shape[0], key.shape[0])):
+        return NotImplemented  # raises PyTorch's own error
     small = work[0] < suitable.SMALLEST_ATTENTION and work[1] < suitable.SMALLEST_LINEAR
     if backend is None and small:
         return NotImplemented
@@ -347,6 +357,20 @@ def multi_head(
     y = attention_or_own(backend, q, k, v, bias, dropout_p if training else 0.0)
     y = y.permute(2, 0, 1, 3).flatten(2)
     return linear_or_own(backend, y, out_proj_weight, out_proj_bias), None
+
+
+def masks_fit(mask: Any, padding: Any, sizes: tuple[int, int, int, int]) -> bool:
+    """Whether masks of ``multi_head_attention_forward`` have the shapes that PyTorch takes.
+
+    Args:
+        mask: of scores, or None.
+        padding: of keys, or None.
+        sizes: batch, heads, queries, keys.
+    """
+    batch, heads, queries, keys = sizes
+    if padding is not None and padding.shape != (batch, keys):
+        return False
+    return mask is None or mask.shape in ((queries, keys), (batch * heads, queries, keys))
 
 
 def added(masks: tuple[Any, Any], dtype: torch.dtype, batch: int, heads: int) -> Any:

@@ -219,6 +219,14 @@ def _types(tensors: dict[str, Any]) -> tuple[type, ...]:
     return tuple(map(type, tensors.values()))
 
 
+def _states(buffers: dict[str, Any]) -> list[tuple[int, int]]:
+    """Which tensors the buffers are, and their versions: in-place changes raise these."""
+    return [
+        (id(one), 0 if one is None or one.is_inference() else one._version)
+        for one in buffers.values()
+    ]
+
+
 class Snapshot:
     """The descendants of a module when its adapter last looked at it.
 
@@ -237,12 +245,14 @@ class Snapshot:
             for m in modules
             if m._parameters
         ]
+        self.buffers = [(m._buffers, _states(m._buffers)) for m in modules if m._buffers]
         # Of the module itself nothing is kept: it owns this, and would become a cycle.
         self.children = [(m, type(m), m.__dict__, id(m) in units) for m in modules[1:]]
         self.reasons = swap.adapter.match(module).reasons
 
     def outdated(self, module: nn.Module) -> bool:
-        """Whether modules or parameters were replaced by others, so that the adapter must look."""
+        """Whether modules, parameters or buffers were replaced by others, or buffers changed in
+        place, so that the adapter must look."""
         if type(module) is not self.cls:
             return True
         for modules, children in self.families:
@@ -250,6 +260,9 @@ class Snapshot:
                 return True
         for tensors, names, types in self.parameters:
             if tuple(tensors) != names or _types(tensors) != types:
+                return True
+        for buffers, states in self.buffers:
+            if _states(buffers) != states:
                 return True
         for child, cls, _, _ in self.children:  # noqa: SIM110 - faster than any()
             if type(child) is not cls:

@@ -79,6 +79,7 @@ class EncoderLayer(Attending):
             or torch.is_autocast_enabled(src.device.type)
             or (swap.backend is None and _small(src))
             or not self.fusible(module)
+            or not self.masks_fit(module, src, masks)
         ):
             own: torch.Tensor = super().forward(swap, module, src, *masks, is_causal)
             return own
@@ -115,6 +116,17 @@ class EncoderLayer(Attending):
         if not _METHODS.isdisjoint(module.__dict__):
             return False
         return not products.watched_below(module)
+
+    def masks_fit(
+        self,
+        module: Any,
+        x: torch.Tensor,
+        masks: tuple[torch.Tensor | None, torch.Tensor | None],
+    ) -> bool:
+        """Whether masks have the shapes of ``x``; others raise PyTorch's own error."""
+        attention = module._modules["self_attn"]
+        batch, tokens = x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
+        return products.masks_fit(*masks, (batch, attention.num_heads, tokens, tokens))
 
     def attend(
         self,
@@ -163,6 +175,7 @@ def activation(function: Any) -> str | None:
 ADAPTERS = (
     layers.LayerNorm("torch.LayerNorm", "torch.nn:LayerNorm"),
     layers.Linear("torch.Linear", "torch.nn:Linear"),
+    layers.PointwiseConvolution("torch.Conv2d", "torch.nn:Conv2d"),
     Attending("torch.attention", "torch.nn:MultiheadAttention", "torch.nn:TransformerDecoderLayer"),
     EncoderLayer("torch.TransformerEncoderLayer", "torch.nn:TransformerEncoderLayer"),
 )
