@@ -41,6 +41,20 @@ _DETR: Kwargs = {
     "decoder_layers": 2,
     "num_queries": 100,
 }
+_RT_DETR: Kwargs = {
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_queries": 100,
+    "encoder_in_channels": [64, 96, 128],
+    "backbone_config": {
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+}
 
 # name -> configuration class, its arguments, model class
 _MODELS: dict[str, tuple[str, Kwargs, str]] = {
@@ -92,23 +106,21 @@ _MODELS: dict[str, tuple[str, Kwargs, str]] = {
         {**_DETR, "backbone_config": _RESNET},
         "DeformableDetrForObjectDetection",
     ),
-    "rt-detr": (
-        "RTDetrConfig",
+    "rt-detr": ("RTDetrConfig", _RT_DETR, "RTDetrForObjectDetection"),
+    "rt-detr-v2": ("RTDetrV2Config", _RT_DETR, "RTDetrV2ForObjectDetection"),
+    "mask2former": (
+        "Mask2FormerConfig",
         {
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "num_queries": 100,
-            "encoder_in_channels": [64, 96, 128],
             "backbone_config": {
-                "model_type": "rt_detr_resnet",
-                "embedding_size": 32,
-                "hidden_sizes": [32, 64, 96, 128],
-                "depths": [1, 1, 1, 1],
-                "layer_type": "basic",
-                "out_features": ["stage2", "stage3", "stage4"],
+                "model_type": "swin",
+                **_SWIN,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
             },
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "num_queries": 100,
         },
-        "RTDetrForObjectDetection",
+        "Mask2FormerModel",
     ),
 }
 

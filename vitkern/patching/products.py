@@ -287,6 +287,8 @@ def patch_embed(
     if reason is not None:
         return NotImplemented
     rows, columns = weight.shape[2:]
+    if backend is None and rows * columns < suitable.SMALLEST_PATCH:
+        return NotImplemented
     y = ops.patch_embed(input, weight, bias, backend=backend)
     return y.transpose(1, 2).unflatten(2, (input.shape[2] // rows, input.shape[3] // columns))
 

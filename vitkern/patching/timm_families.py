@@ -87,6 +87,7 @@ ADAPTERS = (
         ops=("linear", "attention"),
         written_out=True,
     ),
+    Products("timm.patches", f"{_MODELS}.twins:PatchEmbed", ops=("patch_embed",)),
     Products(
         "timm.linears",
         "timm.layers:GatedMlp",
