@@ -105,16 +105,19 @@ class Rewriter:
         while True:
             try:
                 candidate = next(candidates, None)
-                if candidate is None:
-                    break
+            except Unsuitable as why:  # finds none, and ends
+                candidate = None
+                _add(reasons, str(why))
+            except Exception as error:  # PyTorch computes it as before
+                candidate = None
+                _add(reasons, _failed(error))
+            if candidate is None:
+                break
+            try:
                 self._take(candidate, reasons)
                 return
-            except Unsuitable as why:  # of a pattern that finds none, too: it ends then
-                if str(why) not in reasons:
-                    reasons.append(str(why))
-            except Exception as error:  # nothing has changed yet: PyTorch computes it as before
-                reasons.append(_failed(error))
-                break
+            except Unsuitable as why:
+                _add(reasons, str(why))
         if reasons:
             self._leave(pattern, node, reasons)
 
@@ -131,8 +134,8 @@ class Rewriter:
         self._left.append((self._position[node], left))
 
     def _candidates(self, pattern: ModuleType, node: fx.Node) -> Iterator[Candidate]:
-        found: Iterator[Candidate] = pattern.propose(node, read(node), self.backend)
-        return found
+        # A generator, so that nothing of the pattern runs before the first candidate is asked for.
+        yield from pattern.propose(node, read(node), self.backend)
 
     def _take(self, candidate: Candidate, notes: list[str]) -> None:
         """Replaces a candidate's nodes.
@@ -263,6 +266,11 @@ def _refusals(candidate: Candidate, args: Any, kwargs: Any) -> str:
 
 def _named(reasons: dict[str, list[str]]) -> str:
     return " | ".join(f"{name}: {'; '.join(why)}" for name, why in reasons.items())
+
+
+def _add(reasons: list[str], reason: str) -> None:
+    if reason not in reasons:
+        reasons.append(reason)
 
 
 def _failed(error: Exception) -> str:
