@@ -295,8 +295,9 @@ def test_one_tensor_in_two_places_is_compiled_in_training() -> None:
     vitkern.patch(layer, backend="cpu")
     parameters = list(layer.parameters())
     results = []
-    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=False)):
-        y = run(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=False)
+    for call in (layer, compiled):
+        y = call(x)
         results.append((y.detach(), *torch.autograd.grad(y.square().sum(), parameters)))
     for found, wanted in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

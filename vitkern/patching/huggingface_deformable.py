@@ -32,7 +32,7 @@ def _shapes(given: Any) -> list[tuple[int, int]] | None:
         return None
     pairs = [tuple(one) for one in given if isinstance(one, list | tuple) and len(one) == 2]
     numbers = all(isinstance(size, int | torch.SymInt) for pair in pairs for size in pair)
-    return pairs if numbers and len(pairs) == len(given) else None  # type: ignore[return-value]
+    return pairs if numbers and len(pairs) == len(given) else None
 
 
 def sample(

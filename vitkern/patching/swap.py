@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import TorchFunctionMode
 
 from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight
 from vitkern.patching.adapter import Adapter
@@ -69,6 +70,9 @@ class Swap:
             args, kwargs = bound.args, bound.kwargs
         # torch.fx traces with proxies, which stand for values that no op can check.
         if self._may_fuse() and not (args and isinstance(args[0], torch.fx.Proxy)):
+            if not self.adapter.transparent and args and _only_routed(args[0]):
+                with torch._C.DisableTorchFunction():
+                    return self.adapter.forward(self, module, *args, **kwargs)
             return self.adapter.forward(self, module, *args, **kwargs)
         return _class_forward(module)(module, *args, **kwargs)
 
@@ -191,6 +195,21 @@ def _transforms() -> bool:
 def _dual_level() -> int:
     level: int = torch.autograd.forward_ad._current_level
     return level
+
+
+def _only_routed(x: Any) -> bool:
+    """Whether the innermost function mode is that of a patched module around this one.
+
+    It would see every attribute of a tensor that an op checks, at microseconds each, for nothing.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    modes = torch._C._len_torch_function_stack()
+    return modes > 0 and isinstance(torch._C._get_function_stack_at(modes - 1), RoutingMode)
+
+
+class RoutingMode(TorchFunctionMode):
+    """A mode that computes functions of PyTorch by ops while a patched module runs."""
 
 
 def _class_forward(module: nn.Module) -> Any:

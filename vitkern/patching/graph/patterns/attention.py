@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from vitkern.patching import products, suitable
+from vitkern.patching import functional, suitable
 from vitkern.patching.graph.candidate import Candidate, Unsuitable
 from vitkern.patching.graph.reading import Reading, idle, only_user, read, value
 from vitkern.patching.scores import Scores
@@ -62,7 +62,7 @@ def attention(
     reason = suitable.attention(backend, query, key, value, attn_mask, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
-    return products.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
+    return functional.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
 
 
 def _multi_head(node: fx.Node, backend: str | None) -> Iterator[Candidate]:
@@ -81,7 +81,7 @@ def _multi_head(node: fx.Node, backend: str | None) -> Iterator[Candidate]:
 
 def multi_head(backend: str | None, *args: Any, **kwargs: Any) -> Any:
     """The output of ``F.multi_head_attention_forward`` on ops."""
-    result = products.multi_head(backend, *args, **kwargs)
+    result = functional.multi_head(backend, *args, **kwargs)
     if result is NotImplemented:
         raise Unsuitable("is small, or has weights wanted, keys added, or masks only hinted at")
     return result[0]
@@ -131,7 +131,7 @@ def _attend(
     reason = suitable.attention(backend, q, k, v, bias, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
-    return products.attend(backend, q, k, v, bias, dropout_p, scale=scale)
+    return functional.attend(backend, q, k, v, bias, dropout_p, scale=scale)
 
 
 def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
