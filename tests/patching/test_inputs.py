@@ -65,6 +65,23 @@ def test_other_convolutions_are_neither_patched_nor_skipped() -> None:
     assert not report.skipped
 
 
+class Standardized(nn.Conv2d):
+    """A convolution that computes something else, as libraries have them."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """With a weight of mean zero."""
+        return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+
+
+def test_subclasses_of_convolutions_are_neither_patched_nor_skipped() -> None:
+    model = nn.Sequential(Standardized(8, 8, 1), nn.LayerNorm(8))
+    x = torch.randn(1, 8, 8, 8).to(memory_format=LAST)
+    wanted = model(x)
+    report = vitkern.patch(model, backend="eager", strict=True)
+    assert [entry.name for entry in report.patched] == ["1"]
+    assert torch.equal(model(x), wanted)
+
+
 def _swin() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model = timm.models.SwinTransformer(

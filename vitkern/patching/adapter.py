@@ -54,6 +54,8 @@ class Adapter:
             backend is asked for by name. It is then neither patched nor skipped otherwise.
         transparent: it runs the module's own forward, which calls the children, so that these are
             patched by themselves, and their hooks and parametrizations are no matter of it.
+        quiet: only plain modules of the classes are of interest: subclasses, and instances with a
+            forward of their own, are neither patched nor skipped.
         forms: whether the Linears below can have forms: bfloat16 and int8 weights. Not where the
             module's own forward reads their weights without calling them.
     """
@@ -61,6 +63,7 @@ class Adapter:
     ops: tuple[str, ...] = ()
     only_if_asked = False
     transparent = False
+    quiet = False
     forms = True
 
     def __init__(self, name: str, *classes: str) -> None:

@@ -129,7 +129,7 @@ class SwinLayer(Adapter):
         m = module._modules
         attn = m["attention"]
         why = self._why_not(module, attn, hidden_states, tuple(input_dimensions))
-        if why is not None or any(kwargs.values()):
+        if why is not None or any(one is not None and one is not False for one in kwargs.values()):
             return swap.original(
                 module, hidden_states, input_dimensions, always_partition, why=why or None, **kwargs
             )

@@ -56,10 +56,12 @@ class PointwiseConvolution(Adapter):
     """A convolution of single pixels, which is a linear layer over channels.
 
     Where the image has channels last in memory: the result has them last too then, as PyTorch's.
-    With channels first PyTorch's own is as fast, and so it is for other convolutions.
+    With channels first PyTorch's own is as fast, and so it is for other convolutions. Measured on
+    CPUs only: elsewhere a backend must be asked for by name.
     """
 
     ops = ("linear",)
+    quiet = True
     forms = False
 
     def match(self, module: Any) -> Match:
@@ -75,7 +77,8 @@ class PointwiseConvolution(Adapter):
 
     def forward(self, swap: Swap, module: Any, input: torch.Tensor) -> torch.Tensor:
         weight, bias = module._parameters["weight"], module._parameters["bias"]
-        if input.dim() == 4 and input.shape[1] == weight.shape[1]:
+        here = input.is_cpu or swap.backend is not None
+        if here and input.dim() == 4 and input.shape[1] == weight.shape[1]:
             pixels = input.permute(0, 2, 3, 1)
             if pixels.is_contiguous() and not input.is_contiguous():
                 matrix = weight.flatten(1)

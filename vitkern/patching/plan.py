@@ -103,10 +103,12 @@ def _look(known: dict[type, Adapter], module: nn.Module) -> tuple[Adapter | None
     adapter = known.get(plain_class(module))
     if adapter is None:
         base = next((cls for cls in type(module).__mro__ if cls in known), None)
-        if base is None:
+        if base is None or known[base].quiet:
             return None, Match()
         return known[base], Match([_subclass_reason(module, base)])
     if "forward" in module.__dict__ and swap_of(module) is None:
+        if adapter.quiet:
+            return None, Match()
         return adapter, Match(["its forward was replaced on the instance"])
     match = adapter.match(module)
     if match.reasons and match.otherwise is not None:
