@@ -13,7 +13,7 @@ from torch import nn
 
 from vitkern.bench.coverage import Subject
 
-__all__ = ["huggingface"]
+__all__ = ["CHANNELS_LAST", "huggingface"]
 
 Kwargs = dict[str, Any]
 
@@ -55,6 +55,9 @@ _RT_DETR: Kwargs = {
         "out_features": ["stage2", "stage3", "stage4"],
     },
 }
+
+# Run with channels last in memory, as those of ``coverage_models``.
+CHANNELS_LAST = frozenset({"hf/rt-detr", "hf/rt-detr-v2"})
 
 # name -> configuration class, its arguments, model class
 _MODELS: dict[str, tuple[str, Kwargs, str]] = {
@@ -159,5 +162,7 @@ def huggingface() -> list[Subject]:
     found = []
     for name, (config, arguments, model) in _MODELS.items():
         size = arguments.get("image_size", 256)
-        found.append(Subject(f"hf/{name}", _builder(config, arguments, model), (3, size, size)))
+        full, build = f"hf/{name}", _builder(config, arguments, model)
+        last = full in CHANNELS_LAST
+        found.append(Subject(full, build, (3, size, size), channels_last=last))
     return found
