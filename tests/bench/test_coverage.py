@@ -63,7 +63,7 @@ def test_what_runs_on_kernels_is_counted() -> None:
     images = torch.randn(2, *SIZE)
     assert count_products(lambda: model(images)).ours == 0
     before = count_products(lambda: model(images))
-    assert 0 < before.convolution < before.total
+    assert before.convolution == 0 < before.total  # that of patches is a product
     report = vitkern.patch(model)
     after = count_products(lambda: model(images))
     assert report.patched
@@ -71,6 +71,23 @@ def test_what_runs_on_kernels_is_counted() -> None:
     assert after.convolution == 0
     assert 0.99 < after.share <= 1.0
     assert 0.85 < coverage.module_share(model) < 1.0  # the last norm and the head are not
+
+
+@pytest.mark.parametrize(
+    ("convolution", "counted"),
+    [
+        (nn.Conv2d(8, 16, 1), False),
+        (nn.Conv2d(8, 16, 1, stride=2), False),
+        (nn.Conv2d(8, 16, 2, stride=2), False),
+        (nn.Conv2d(8, 16, 2, stride=2, padding=1), True),
+        (nn.Conv2d(8, 16, 3, stride=2), True),
+        (nn.Conv2d(8, 16, 1, groups=2), True),
+    ],
+)
+def test_convolutions_that_are_products(convolution: nn.Conv2d, counted: bool) -> None:
+    found = count_products(lambda: convolution(torch.randn(1, 8, 6, 6)))
+    assert found.convolution == (found.total if counted else 0)
+    assert found.total > 0
 
 
 def test_pytorchs_fast_paths_are_counted() -> None:

@@ -71,6 +71,31 @@ def _hf_detr(config: str, model: str) -> nn.Module:
     return hf(config, model, **_HF_DETR, backbone_config=backbone)
 
 
+def _hf_rt_detr_v2() -> nn.Module:
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    return hf(
+        "RTDetrV2Config", "RTDetrV2Model", backbone_config=backbone, d_model=32, num_queries=7,
+        encoder_hidden_dim=32, encoder_in_channels=[12, 16, 20], encoder_layers=1,
+        encoder_ffn_dim=48, encoder_attention_heads=4, decoder_layers=1, decoder_ffn_dim=48,
+        decoder_in_channels=[32, 32, 32], decoder_attention_heads=4,
+    )  # fmt: skip
+
+
+def _hf_mask2former() -> nn.Module:
+    backbone = transformers.SwinConfig(
+        image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2], window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    return hf(
+        "Mask2FormerConfig", "Mask2FormerModel", backbone_config=backbone, hidden_dim=32,
+        feature_size=32, mask_feature_size=32, encoder_feedforward_dim=48, dim_feedforward=48,
+        encoder_layers=1, decoder_layers=2, num_queries=5, num_attention_heads=4,
+    )  # fmt: skip
+
+
 class Tokens(nn.Module):
     """PyTorch's transformer layers on tokens, with masks."""
 
@@ -291,11 +316,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "hf-swin": Family(
         partial(hf, "SwinConfig", "SwinForImageClassification", **_HF_SWIN), (2, 3, 52, 56),
-        ("SwinAttention", "SwinMLP", "SwinPatchMerging", "SwinPatchEmbeddings"),
+        ("SwinLayer", "SwinPatchMerging", "SwinPatchEmbeddings"),
     ),
     "hf-swin-backbone": Family(  # as in Mask2Former
         partial(hf, "SwinConfig", "SwinBackbone", **_HF_SWIN, out_features=["stage1", "stage2"]),
-        _SWIN_IMAGE, ("SwinAttention", "SwinMLP"),
+        _SWIN_IMAGE, ("SwinLayer",),
     ),
     "hf-swin-v2": Family(
         partial(hf, "Swinv2Config", "Swinv2Model", **{**_HF_SWIN, "window_size": 7}), _SWIN_IMAGE,
@@ -315,6 +340,15 @@ FAMILIES: dict[str, Family] = {
         partial(_hf_detr, "DeformableDetrConfig", "DeformableDetrForObjectDetection"),
         (2, 3, 64, 64),
         ("DeformableDetrSelfAttention", "DeformableDetrMultiscaleDeformableAttention",
-         "DeformableDetrMLP"),
+         "MultiScaleDeformableAttention", "DeformableDetrMLP"),
+    ),
+    "hf-rt-detr-v2": Family(
+        _hf_rt_detr_v2, (2, 3, 64, 64),
+        ("RTDetrV2MultiscaleDeformableAttention", "RTDetrV2SelfAttention", "RTDetrV2MLP"),
+    ),
+    "hf-mask2former": Family(
+        _hf_mask2former, (1, 3, 64, 64),
+        ("Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention", "SwinLayer",
+         "Mask2FormerAttention"),
     ),
 }  # fmt: skip

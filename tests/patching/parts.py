@@ -45,6 +45,14 @@ def _layer(package: str, name: str, size: tuple[int, ...], *args: Any, **options
     return Family(partial(getattr(source, name), *args, **options), size, (name,))
 
 
+def _channels_last(package: str, name: str, *args: Any, **options: Any) -> Family:
+    """A layer for (B, C, H, W) images, whose 1x1 convolutions are ours with channels last."""
+    build = partial(_of(package, name), *args, **options)
+    return Family(
+        lambda: Called(build(), lambda m, x: m(x.permute(0, 3, 1, 2))), _MAP, (name, "Conv2d")
+    )
+
+
 def _multi_scale() -> nn.Module:
     config = mvitv2.MultiScaleVitCfg(
         depths=(1, 1), embed_dim=(16, 32), num_heads=(1, 2),
@@ -96,6 +104,13 @@ PARTS: dict[str, Family] = {
     "gcvit-global": Family(_global_context, _TOKENS, ("WindowAttentionGlobal",)),
     "hiera-sam2": _layer("hieradet_sam2", "MultiScaleAttention", _MAP, 48, 48, num_heads=3),
     "maxxvit": _layer("maxxvit", "AttentionCl", _MAP, 48, 48, dim_head=16),
+    "maxxvit-2d": _channels_last("maxxvit", "Attention2d", 48, 48, dim_head=16),
+    "mlp-other-activation": _layer("layers", "Mlp", _TOKENS, 48, 96, act_layer=nn.ELU),
+    "pointwise": Family(
+        lambda: Called(nn.Conv2d(48, 24, 1), lambda m, x: m(x.permute(0, 3, 1, 2))), _MAP,
+        ("Conv2d",),
+    ),
+    "visformer": _channels_last("visformer", "Attention", 48, num_heads=3),
     "metaformer": _layer("metaformer", "Attention", _TOKENS, 48, head_dim=16),
     "metaformer-head": _layer("metaformer", "MlpHead", (2, 48), 48, 5),
     "tiny-vit": Family(

@@ -288,6 +288,22 @@ def test_compiles_in_one_graph(name: str) -> None:
 
 
 @needs_library
+def test_one_tensor_in_two_places_is_compiled_in_training() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 3, 40, batch_first=True, dropout=0.0)
+    x = torch.randn(2, 6, 24)
+    vitkern.patch(layer, backend="cpu")
+    parameters = list(layer.parameters())
+    results = []
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=False)
+    for call in (layer, compiled):
+        y = call(x)
+        results.append((y.detach(), *torch.autograd.grad(y.square().sum(), parameters)))
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@needs_library
 @pytest.mark.parametrize("name", ["eva", "torchvision-swin"])
 def test_exports(name: str) -> None:
     model, x = build(name, torch.float32)

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import MLPBlock
 
 import vitkern
 from vitkern._library import load
-from vitkern.patching import products
+from vitkern.patching import functional
 
 pytestmark = pytest.mark.skipif(not load().available, reason="needs the library")
 
@@ -124,8 +124,8 @@ def test_a_patched_root_is_exported() -> None:
 def test_a_bias_that_broadcasts_is_left_to_pytorch() -> None:
     x, weight = torch.randn(2, 5, 32), torch.randn(8, 32)
     for bias in (torch.randn(1), torch.randn(()), torch.randn(1, 8)):
-        assert products.linear("cpu", x, weight, bias) is NotImplemented
-    assert products.linear("cpu", x, weight, torch.randn(8)) is not NotImplemented
+        assert functional.linear("cpu", x, weight, bias) is NotImplemented
+    assert functional.linear("cpu", x, weight, torch.randn(8)) is not NotImplemented
 
 
 def _swin_v2_block(**changes: nn.Module) -> nn.Module:

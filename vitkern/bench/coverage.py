@@ -63,6 +63,7 @@ class Subject:
         transformer: whether it belongs to those that the goals are about; convolutional networks
             with a little attention do not.
         batch: images in a batch.
+        channels_last: whether the images have channels last in memory, for eager as well.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Subject:
     size: tuple[int, int, int]
     transformer: bool = True
     batch: int = 2
+    channels_last: bool = False
 
     @property
     def library(self) -> str:
@@ -249,7 +251,8 @@ def _inference(model: nn.Module, images: torch.Tensor) -> Callable[[], object]:
 
 def _images(subject: Subject, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(subject.batch, *subject.size, generator=generator)
+    images = torch.randn(subject.batch, *subject.size, generator=generator)
+    return images.to(memory_format=torch.channels_last) if subject.channels_last else images
 
 
 def _counts(report: PatchReport) -> dict[str, int]:

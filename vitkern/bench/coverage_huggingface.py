@@ -13,7 +13,7 @@ from torch import nn
 
 from vitkern.bench.coverage import Subject
 
-__all__ = ["huggingface"]
+__all__ = ["CHANNELS_LAST", "huggingface"]
 
 Kwargs = dict[str, Any]
 
@@ -41,6 +41,23 @@ _DETR: Kwargs = {
     "decoder_layers": 2,
     "num_queries": 100,
 }
+_RT_DETR: Kwargs = {
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_queries": 100,
+    "encoder_in_channels": [64, 96, 128],
+    "backbone_config": {
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+}
+
+# Run with channels last in memory, as those of ``coverage_models``.
+CHANNELS_LAST = frozenset({"hf/rt-detr", "hf/rt-detr-v2"})
 
 # name -> configuration class, its arguments, model class
 _MODELS: dict[str, tuple[str, Kwargs, str]] = {
@@ -92,23 +109,21 @@ _MODELS: dict[str, tuple[str, Kwargs, str]] = {
         {**_DETR, "backbone_config": _RESNET},
         "DeformableDetrForObjectDetection",
     ),
-    "rt-detr": (
-        "RTDetrConfig",
+    "rt-detr": ("RTDetrConfig", _RT_DETR, "RTDetrForObjectDetection"),
+    "rt-detr-v2": ("RTDetrV2Config", _RT_DETR, "RTDetrV2ForObjectDetection"),
+    "mask2former": (
+        "Mask2FormerConfig",
         {
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "num_queries": 100,
-            "encoder_in_channels": [64, 96, 128],
             "backbone_config": {
-                "model_type": "rt_detr_resnet",
-                "embedding_size": 32,
-                "hidden_sizes": [32, 64, 96, 128],
-                "depths": [1, 1, 1, 1],
-                "layer_type": "basic",
-                "out_features": ["stage2", "stage3", "stage4"],
+                "model_type": "swin",
+                **_SWIN,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
             },
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "num_queries": 100,
         },
-        "RTDetrForObjectDetection",
+        "Mask2FormerModel",
     ),
 }
 
@@ -147,5 +162,7 @@ def huggingface() -> list[Subject]:
     found = []
     for name, (config, arguments, model) in _MODELS.items():
         size = arguments.get("image_size", 256)
-        found.append(Subject(f"hf/{name}", _builder(config, arguments, model), (3, size, size)))
+        full, build = f"hf/{name}", _builder(config, arguments, model)
+        last = full in CHANNELS_LAST
+        found.append(Subject(full, build, (3, size, size), channels_last=last))
     return found

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitkern.bench import coverage_huggingface
 from vitkern.bench.coverage import Subject
-from vitkern.bench.coverage_huggingface import huggingface
 
-__all__ = ["choose", "subjects"]
+__all__ = ["CHANNELS_LAST", "choose", "subjects"]
 
 # name -> image size. The families that timm builds of attention and MLPs.
 _TIMM = {
@@ -93,6 +93,12 @@ _TIMM_HYBRID = {
     "botnet26t_256": 256,
     "resnet18": 224,
 }
+# Run with channels last in memory, eager too: PyTorch's 1x1 convolutions are as fast or faster so.
+CHANNELS_LAST = coverage_huggingface.CHANNELS_LAST | {
+    "timm/visformer_tiny", "timm/gcvit_xxtiny", "timm/maxvit_tiny_rw_224",
+    "timm/coatnet_nano_rw_224", "timm/tiny_vit_5m_224", "timm/caformer_s18",
+    "timm/vitamin_small_224", "torchvision/maxvit_t",
+}  # fmt: skip
 _OVERRIDES: dict[str, dict[str, Any]] = {
     "vit_small_patch14_dinov2": {"img_size": 224},
     "vit_small_patch14_reg4_dinov2": {"img_size": 224},
@@ -171,10 +177,13 @@ def subjects() -> list[Subject]:
 
     def add(library: str, build: Callable[[str], nn.Module], table: dict[str, int],
             transformer: bool = True) -> None:  # fmt: skip
-        found.extend(
-            Subject(f"{library}/{name}", partial(build, name), _square(size), transformer)
-            for name, size in table.items()
-        )
+        for name, size in table.items():
+            full = f"{library}/{name}"
+            last = full in CHANNELS_LAST or not transformer
+            one = Subject(
+                full, partial(build, name), _square(size), transformer, channels_last=last
+            )
+            found.append(one)
 
     if importlib.util.find_spec("timm") is not None:
         add("timm", _timm, _TIMM)
@@ -184,7 +193,7 @@ def subjects() -> list[Subject]:
     found.append(Subject("torch/encoder", partial(_Encoder, False), _square(224)))
     found.append(Subject("torch/encoder-decoder", partial(_Encoder, True), _square(224)))
     if importlib.util.find_spec("transformers") is not None:
-        found.extend(huggingface())
+        found.extend(coverage_huggingface.huggingface())
     add("vitkern", _ours, _OURS)
     return found
 

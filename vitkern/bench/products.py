@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ class Products:
     Attributes:
         total: all of them.
         ours: in vitkern's operators.
-        convolution: in PyTorch's convolutions.
+        convolution: in PyTorch's convolutions that are no products of matrices: their windows
+            overlap, or their channels are in groups.
     """
 
     total: int
@@ -38,7 +39,7 @@ class Products:
 
     @property
     def share_beside_convolutions(self) -> float:
-        """Of all but PyTorch's convolutions, how much is ours: 0 to 1."""
+        """Of all but ``convolution``, how much is ours: 0 to 1."""
         rest = self.total - self.convolution
         return self.ours / rest if rest else 0.0
 
@@ -55,13 +56,23 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        flops = call_flops(func, named_arguments(func, args, kwargs), out)
+        arguments = named_arguments(func, args, kwargs)
+        flops = call_flops(func, arguments, out)
         if flops:
             namespace, _, name = func._schema.name.partition("::")
             self.total += flops
             self.ours += flops * namespace.startswith("vitkern")
-            self.convolution += flops * ("convolution" in name)
+            self.convolution += flops * ("convolution" in name and _convolves(arguments))
         return out
+
+
+def _convolves(arguments: Mapping[str, Any]) -> bool:
+    """Whether a convolution is more than a product of pixels, or of patches, with a matrix."""
+    kernel = tuple(arguments["weight"].shape[2:])
+    if arguments["groups"] != 1:
+        return True
+    disjoint = tuple(arguments["stride"]) == kernel and not any(arguments["padding"])
+    return not (disjoint or all(size == 1 for size in kernel))
 
 
 def count_products(run: Callable[[], object]) -> Products:

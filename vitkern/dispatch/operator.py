@@ -131,8 +131,21 @@ class Operator(Generic[CallT]):
         if torch.is_grad_enabled() and any(
             isinstance(value, torch.Tensor) and value.requires_grad for value in call
         ):
-            return _Differentiable.apply(self.name, chosen.name, *call)
+            fields = _apart(call) if torch.compiler.is_compiling() else call
+            return _Differentiable.apply(self.name, chosen.name, *fields)
         return chosen.forward(call, False)[0]
+
+
+def _apart(call: Any) -> list[Any]:
+    """The fields of a call, none of them a tensor that is another one too (``residual=x``).
+
+    Dynamo traces no autograd function that is given one tensor twice.
+    """
+    fields: list[Any] = []
+    for value in call:
+        again = isinstance(value, torch.Tensor) and any(value is one for one in fields)
+        fields.append(value.view_as(value) if again else value)
+    return fields
 
 
 class _Differentiable(torch.autograd.Function):

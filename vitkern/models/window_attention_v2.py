@@ -83,6 +83,7 @@ class WindowAttentionV2(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self._bias = Derived()
+        self._table = Derived()
 
     def relative_position_bias(self) -> torch.Tensor:
         """(num_heads, N, N): what each head adds to the score of each pair of tokens.
@@ -92,7 +93,13 @@ class WindowAttentionV2(nn.Module):
         return self._bias(list(self.cpb_mlp.parameters()), self._compute_bias)
 
     def relative_position_bias_table(self) -> torch.Tensor:
-        """((2·height-1)·(2·width-1), num_heads): the bias of every offset, in Swin's order."""
+        """((2·height-1)·(2·width-1), num_heads): the bias of every offset, in Swin's order.
+
+        Kept as :meth:`relative_position_bias` is.
+        """
+        return self._table(list(self.cpb_mlp.parameters()), self._compute_table)
+
+    def _compute_table(self) -> torch.Tensor:
         weight = self.proj.weight
         offsets = log_spaced_offsets(
             self.window_size, self.pretrained_window_size, weight.device, weight.dtype

@@ -155,6 +155,8 @@ def packed(weight: Weight) -> torch.Tensor | None:
     parameters (they are likely temporaries), that are being trained, or that are inference tensors
     (these have no version). A converted weight is packed here then, for only it knows its form.
     """
+    if isinstance(weight, torch.Tensor):
+        weight = _whole(weight)
     source = _source(weight)
     converted = source is not weight
     if torch.compiler.is_compiling() or (source.requires_grad and torch.is_grad_enabled()):
@@ -165,6 +167,24 @@ def packed(weight: Weight) -> torch.Tensor | None:
     if type(source) is not torch.nn.Parameter or source.is_inference():
         return _pack(weight) if converted else None
     return _keep(weight)
+
+
+def _whole(weight: torch.Tensor) -> torch.Tensor:
+    """The parameter that ``weight`` is a matrix view of, all of it; or ``weight`` itself.
+
+    A convolution's weight is a parameter in four dimensions, and its view a new tensor each time.
+    """
+    base = weight._base
+    if (
+        type(base) is torch.nn.Parameter
+        and base.shape[:1] == weight.shape[:1]
+        and base.numel() == weight.numel()
+        and base.dtype is weight.dtype
+        and base.is_contiguous()
+        and weight.is_contiguous()
+    ):
+        return base
+    return weight
 
 
 def _keep(weight: Weight) -> torch.Tensor:

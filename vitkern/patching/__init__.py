@@ -52,11 +52,12 @@ Three kinds of adapters
       module computes, and notice whatever changes it.
     * Products: attention and other modules of most libraries run their own code, of which only the
       products are computed by ops, also where attention is written out (``products.py``,
-      ``scores.py``). Children, hooks on them and parametrizations are the module's own matter. What
-      gains nothing is left to PyTorch: small products, and linear layers in training; the report's
-      notes say so. Their linear layers have no forms.
-    * Single layers (``layers.py``): patch embeddings, and LayerNorm and Linear where a backend is
-      asked for by name.
+      ``scores.py``), or a function of the library's own computes what an op does
+      (``rebound.py``). Children, hooks on them and parametrizations are the module's own matter.
+      What gains nothing is left to PyTorch: small products, and linear layers in training; the
+      report's notes say so. Their linear layers have no forms.
+    * Single layers (``layers.py``): patch embeddings, 1x1 convolutions of images with channels
+      last, and LayerNorm and Linear where a backend is asked for by name.
 
 Calls that a patched module cannot compute run its original forward, and warn once: ``is_causal`` in
 timm's attention, Swin training with attention dropout, maps smaller than their window.

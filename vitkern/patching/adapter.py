@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from vitkern.patching.classes import title
@@ -26,12 +28,19 @@ class Match:
         units: children that are patched themselves. The module's fused forward bypasses them
             only while they are. All other descendants belong to this module's swap.
         note: what a user should know, for the report.
+        ignored: it is nothing that an op computes: neither patched nor skipped.
+        otherwise: the adapter that takes the module where these reasons hold.
+        calls_like: of a module without parameters, in place of ``calls``: what makes a call of a
+            tensor that has the dtype and the device of the parameters around the module.
     """
 
     reasons: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     units: tuple[str, ...] = ()
     note: str = ""
+    ignored: bool = False
+    otherwise: Adapter | None = None
+    calls_like: list[Callable[[torch.Tensor], Call]] = field(default_factory=list)
 
 
 class Adapter:
@@ -45,6 +54,8 @@ class Adapter:
             backend is asked for by name. It is then neither patched nor skipped otherwise.
         transparent: it runs the module's own forward, which calls the children, so that these are
             patched by themselves, and their hooks and parametrizations are no matter of it.
+        quiet: only plain modules of the classes are of interest: subclasses, and instances with a
+            forward of their own, are neither patched nor skipped.
         forms: whether the Linears below can have forms: bfloat16 and int8 weights. Not where the
             module's own forward reads their weights without calling them.
     """
@@ -52,6 +63,7 @@ class Adapter:
     ops: tuple[str, ...] = ()
     only_if_asked = False
     transparent = False
+    quiet = False
     forms = True
 
     def __init__(self, name: str, *classes: str) -> None:

@@ -19,6 +19,20 @@ def _classes(*names: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+MLP = FeedForward(
+    "transformers.MLP",
+    *_classes(
+        "vit:ViTMLP",
+        "deit:DeiTMLP",
+        "beit:BeitMLP",
+        "dinov2:Dinov2MLP",
+        "dinov2_with_registers:Dinov2WithRegistersMLP",
+        "swin:SwinMLP",
+        "clip:CLIPMLP",
+        "siglip:SiglipMLP",
+    ),
+)
+
 ADAPTERS = (
     Products(
         "transformers.Attention",
@@ -42,6 +56,10 @@ ADAPTERS = (
             "conditional_detr:ConditionalDetrDecoderCrossAttention",
             "deformable_detr:DeformableDetrSelfAttention",
             "rt_detr:RTDetrSelfAttention",
+            "rt_detr_v2:RTDetrV2SelfAttention",
+            "d_fine:DFineSelfAttention",
+            "maskformer:MaskFormerDetrSelfAttention",
+            "maskformer:MaskFormerDetrCrossAttention",
         ),
     ),
     Products(
@@ -59,6 +77,13 @@ ADAPTERS = (
             "deformable_detr:DeformableDetrMLPPredictionHead",
             "rt_detr:RTDetrMultiscaleDeformableAttention",
             "rt_detr:RTDetrMLPPredictionHead",
+            "rt_detr_v2:RTDetrV2MLPPredictionHead",
+            "d_fine:DFineMLPPredictionHead",
+            "grounding_dino:GroundingDinoMultiscaleDeformableAttention",
+            "mm_grounding_dino:MMGroundingDinoMultiscaleDeformableAttention",
+            "lw_detr:LwDetrMultiscaleDeformableAttention",
+            "rf_detr:RfDetrMultiscaleDeformableAttention",
+            "mask2former:Mask2FormerAttention",
             "detr:DetrMLPPredictionHead",
             "conditional_detr:ConditionalDetrMLPPredictionHead",
             "dinov2:Dinov2SwiGLUFFN",
@@ -66,19 +91,7 @@ ADAPTERS = (
         ),
         ops=("linear",),
     ),
-    FeedForward(
-        "transformers.MLP",
-        *_classes(
-            "vit:ViTMLP",
-            "deit:DeiTMLP",
-            "beit:BeitMLP",
-            "dinov2:Dinov2MLP",
-            "dinov2_with_registers:Dinov2WithRegistersMLP",
-            "swin:SwinMLP",
-            "clip:CLIPMLP",
-            "siglip:SiglipMLP",
-        ),
-    ),
+    MLP,
     FeedForward(
         "transformers.DetrMLP",
         *_classes(
@@ -86,6 +99,9 @@ ADAPTERS = (
             "conditional_detr:ConditionalDetrMLP",
             "deformable_detr:DeformableDetrMLP",
             "rt_detr:RTDetrMLP",
+            "rt_detr_v2:RTDetrV2MLP",
+            "d_fine:DFineMLP",
+            "maskformer:MaskFormerDetrMLP",
         ),
         drops=("activation_dropout", "dropout"),
     ),

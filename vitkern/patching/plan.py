@@ -62,10 +62,13 @@ def plan(model: nn.Module, backend: str | None, dtype: torch.dtype | None = None
         if id(module) in covered:
             continue
         adapter, match = _look(known, module)
-        if adapter is None or (backend is None and adapter.only_if_asked):
+        if adapter is None or match.ignored or (backend is None and adapter.only_if_asked):
             continue
         if id(module) in routed and (adapter.transparent or adapter.only_if_asked):
             continue
+        if match.calls_like:
+            like = _parameter_around(model, name)
+            match = replace(match, calls=[make(like) for make in match.calls_like])
         plain = not match.reasons and adapter.forms
         layers = forms.layers_of(module, name) if plain else []
         products = [Product(key, layer, *wanted.stack(key, layer)) for key, layer in layers]
@@ -100,12 +103,32 @@ def _look(known: dict[type, Adapter], module: nn.Module) -> tuple[Adapter | None
     adapter = known.get(plain_class(module))
     if adapter is None:
         base = next((cls for cls in type(module).__mro__ if cls in known), None)
-        if base is None:
+        if base is None or known[base].quiet:
             return None, Match()
         return known[base], Match([_subclass_reason(module, base)])
     if "forward" in module.__dict__ and swap_of(module) is None:
+        if adapter.quiet:
+            return None, Match()
         return adapter, Match(["its forward was replaced on the instance"])
-    return adapter, adapter.match(module)
+    match = adapter.match(module)
+    if match.reasons and match.otherwise is not None:
+        other = match.otherwise.match(module)
+        if not other.reasons:
+            note = "; ".join(
+                [f"not fused: {', '.join(match.reasons)}", *filter(None, [other.note])]
+            )
+            return match.otherwise, replace(other, note=note)
+    return adapter, match
+
+
+def _parameter_around(model: nn.Module, name: str) -> torch.Tensor:
+    """A floating-point parameter of the nearest module around the one of that name."""
+    while name:
+        name = name.rpartition(".")[0]
+        for one in model.get_submodule(name).parameters():
+            if one.is_floating_point():
+                return one
+    return torch.empty(0)
 
 
 def _subclass_reason(module: nn.Module, base: type) -> str:

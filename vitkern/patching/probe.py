@@ -40,6 +40,12 @@ def linear(
     return LinearCall(x, weight, bias, activation, _same(gamma, weight), y)
 
 
+def pointwise(conv: Any) -> LinearCall:
+    """A call for a convolution of single pixels."""
+    weight, bias = conv._parameters["weight"].flatten(1), conv._parameters["bias"]
+    return LinearCall(weight.new_empty((1, weight.shape[1])), weight, bias, None, None, None)
+
+
 def mlp(
     fc1: Any,
     fc2: Any,

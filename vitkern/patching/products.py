@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from vitkern import ops
 from vitkern.ops.attention.call import AttentionCall
+from vitkern.ops.deformable_attention.call import DeformableAttentionCall
 from vitkern.ops.linear.call import LinearCall
 from vitkern.ops.patch_embed.call import PatchEmbedCall
-from vitkern.patching import scores, suitable
+from vitkern.patching import functional, scores, suitable
 from vitkern.patching.adapter import Adapter, Call, Match
 from vitkern.patching.parts import is_plain
 from vitkern.patching.scores import Scores
+from vitkern.patching.swap import RoutingMode, swap_of
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -42,7 +42,8 @@ class Products(Adapter):
     Args:
         name: of the adapter.
         classes: that it takes.
-        ops: what they multiply by: "linear", "attention", "patch_embed".
+        ops: what they compute: "linear", "attention", "patch_embed", "deformable_attention" (which
+            is for subclasses: PyTorch has no function for it).
         written_out: whether they write attention out, as matrix products and a softmax: see
             :mod:`vitkern.patching.scores`.
     """
@@ -93,10 +94,18 @@ def _probe_patch_embed(like: torch.Tensor) -> Call:
     return PatchEmbedCall(image, image, None)
 
 
+def probe_deformable(like: torch.Tensor) -> Call:
+    """A call with one pixel and one point."""
+    value = like.new_empty((1, 1, 1, 1))
+    points = like.new_empty((1, 1, 1, 1, 1, 2))
+    return DeformableAttentionCall(value, ((1, 1),), points, points[..., 0])
+
+
 _PROBES = {
     "linear": _probe_linear,
     "attention": _probe_attention,
     "patch_embed": _probe_patch_embed,
+    "deformable_attention": probe_deformable,
 }
 
 # Functions that are computed by ops, and the ops.
@@ -108,7 +117,7 @@ _ROUTED: dict[Any, str] = {
 }
 
 
-class Routed(TorchFunctionMode):
+class Routed(RoutingMode):
     """While it is on, the products that a module asks PyTorch for are computed by ops.
 
     Args:
@@ -126,7 +135,7 @@ class Routed(TorchFunctionMode):
         self.written_out = (
             getattr(swap.adapter, "written_out", False)
             and not torch.compiler.is_compiling()
-            and not watched_below(module)
+            and not watched_below(module, swaps=True)
             and all(of_library(child) for child in module.modules() if child is not module)
         )
 
@@ -144,27 +153,32 @@ class Routed(TorchFunctionMode):
             result = self._routed(func, args, kwargs)
         elif self.written_out:
             if any(type(one) is Scores for one in args):
-                result = scores.call(func, args, kwargs)
+                if func is torch.einsum and not kwargs:
+                    result = scores.einsum(args, self._attend, self._worth)
+                if result is NotImplemented:
+                    result = scores.call(func, args, kwargs)
             elif func in scores.MATMULS and len(args) == 2 and not kwargs:
                 result = scores.product(*args, self._attend, self._worth)
+            elif func is torch.einsum and not kwargs:
+                result = scores.einsum(args, self._attend, self._worth)
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def _routed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.linear:
-            return linear(self.swap.backend, *args, **kwargs)
+            return functional.linear(self.swap.backend, *args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             if kwargs.get("need_weights", True):
                 self.swap.tell(self.module, "need_weights=True: PyTorch computes the attention")
-            return multi_head(self.swap.backend, *args, **kwargs)
-        return patch_embed(self.swap.backend, *args, **kwargs)
+            return functional.multi_head(self.swap.backend, *args, **kwargs)
+        return functional.patch_embed(self.swap.backend, *args, **kwargs)
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         # Called by operators of Scores, with this mode still on: the op's own products are no
         # business of it.
         with torch._C.DisableTorchFunction():
-            return attention(self.swap.backend, *args, **kwargs)
+            return functional.attention(self.swap.backend, *args, **kwargs)
 
     def _worth(self, work: int) -> bool:
         return self.swap.backend is not None or work >= suitable.SMALLEST_ATTENTION
@@ -175,17 +189,17 @@ class Routed(TorchFunctionMode):
         if is_causal:
             self.swap.tell(self.module, "is_causal=True: PyTorch computes the attention")
             return NotImplemented
-        return attention(self.swap.backend, *args, **kwargs)
+        return functional.attention(self.swap.backend, *args, **kwargs)
 
 
-def watched_below(module: nn.Module) -> bool:
-    """Whether a descendant has hooks, or a forward of its own that no swap is."""
+def watched_below(module: nn.Module, swaps: bool = False) -> bool:
+    """Whether a descendant has hooks, or a forward of its own; ``swaps`` are allowed to it."""
     return any(
         child._forward_hooks
         or child._forward_pre_hooks
         or child._backward_hooks
         or child._backward_pre_hooks
-        or "forward" in child.__dict__
+        or ("forward" in child.__dict__ and not (swaps and swap_of(child) is not None))
         for child in module.modules()
         if child is not module
     )
@@ -197,182 +211,3 @@ _LIBRARIES = ("torch.nn.", "timm.", "torchvision.", "transformers.", "vitkern.")
 def of_library(module: nn.Module) -> bool:
     """Whether the module's class is one that PyTorch, timm, torchvision or transformers has."""
     return type(module).__module__.startswith(_LIBRARIES)
-
-
-def linear(
-    backend: str | None, input: Any, weight: Any, bias: Any = None, *, out: Any = None
-) -> Any:
-    """``F.linear`` on ops; NotImplemented where PyTorch is to compute it."""
-    if out is not None or suitable.linear(backend, input, weight, bias) is not None:
-        return NotImplemented
-    return ops.linear(input, weight, bias, backend=backend)
-
-
-def attention(
-    backend: str | None,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """``F.scaled_dot_product_attention`` on ops; NotImplemented where PyTorch is to compute it."""
-    if suitable.attention(backend, query, key, value, attn_mask, dropout_p) is not None:
-        return NotImplemented
-    return attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
-
-
-def attend(
-    backend: str | None,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    *,
-    scale: float | None = None,
-) -> Any:
-    """``F.scaled_dot_product_attention`` that is known to suit ``ops.attention``."""
-    dims, leading, bias = query.dim(), query.shape[:-2], attn_mask
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        bias = torch.zeros_like(attn_mask, dtype=query.dtype)
-        bias = bias.masked_fill(~attn_mask, float("-inf"))
-    if dims != 4:
-        query, key, value = (
-            one.unsqueeze(1) if dims == 3 else one.flatten(0, dims - 4)
-            for one in (query, key, value)
-        )
-    y = ops.attention(
-        query, key, value, bias=bias, scale=scale, dropout_p=dropout_p, backend=backend
-    )
-    return y if dims == 4 else y.reshape(*leading, *y.shape[-2:])
-
-
-def patch_embed(
-    backend: str | None,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    """A convolution whose stride is its kernel, on ops; NotImplemented for others.
-
-    The result has channels last in memory, as what follows flattens and transposes it.
-    """
-    reason = suitable.patch_embed(input, weight, bias, stride, padding, dilation, groups)
-    if reason is not None:
-        return NotImplemented
-    rows, columns = weight.shape[2:]
-    y = ops.patch_embed(input, weight, bias, backend=backend)
-    return y.transpose(1, 2).unflatten(2, (input.shape[2] // rows, input.shape[3] // columns))
-
-
-def multi_head(
-    backend: str | None,
-    query: Any,
-    key: Any,
-    value: Any,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Any,
-    in_proj_bias: Any,
-    bias_k: Any,
-    bias_v: Any,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Any,
-    out_proj_bias: Any,
-    training: bool = True,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,
-    attn_mask: Any = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Any = None,
-    k_proj_weight: Any = None,
-    v_proj_weight: Any = None,
-    static_k: Any = None,
-    static_v: Any = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> Any:
-    """``F.multi_head_attention_forward`` on ops; NotImplemented where PyTorch is to compute it.
-
-    query (Nq, B, C), key and value (Nk, B, ...). Where weights are wanted, keys are added or given,
-    or the mask is only hinted at, PyTorch computes it, and so it does what is small.
-    """
-    given = (bias_k, bias_v, static_k, static_v)
-    if need_weights or add_zero_attn or any(one is not None for one in given):
-        return NotImplemented
-    if not suitable.plain(query, key, value) or query.dim() != 3:
-        return NotImplemented
-    if is_causal and attn_mask is None:
-        return NotImplemented
-    heads, width = num_heads, embed_dim_to_check
-    batch, head_dim = query.shape[1], width // num_heads
-    if query.shape[2] != width or key.shape[:2] != value.shape[:2] or head_dim * heads != width:
-        return NotImplemented
-    work = query.numel() * key.shape[0], max(query.numel(), key.numel()) * width
-    small = work[0] < suitable.SMALLEST_ATTENTION and work[1] < suitable.SMALLEST_LINEAR
-    if backend is None and small:
-        return NotImplemented
-    if not use_separate_proj_weight and query is key and key is value:
-        q, k, v = linear_or_own(backend, query, in_proj_weight, in_proj_bias).chunk(3, -1)
-    else:
-        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-        if not use_separate_proj_weight:
-            weights = in_proj_weight.chunk(3)
-        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        q, k, v = (
-            linear_or_own(backend, one, weight, bias)
-            for one, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
-    q, k, v = (one.unflatten(2, (heads, head_dim)).permute(1, 2, 0, 3) for one in (q, k, v))
-    bias = added((attn_mask, key_padding_mask), query.dtype, batch, heads)
-    y = attention_or_own(backend, q, k, v, bias, dropout_p if training else 0.0)
-    y = y.permute(2, 0, 1, 3).flatten(2)
-    return linear_or_own(backend, y, out_proj_weight, out_proj_bias), None
-
-
-def added(masks: tuple[Any, Any], dtype: torch.dtype, batch: int, heads: int) -> Any:
-    """What the masks of ``multi_head_attention_forward`` add to (B, heads, Nq, Nk) scores.
-
-    Args:
-        masks: (Nq, Nk) or (B*heads, Nq, Nk), and (B, Nk); True ignores a key, numbers are added.
-        dtype: of the scores.
-        batch: images.
-        heads: of each.
-    """
-    bias, padding = (
-        torch.zeros_like(one, dtype=dtype).masked_fill(one, float("-inf"))
-        if one is not None and one.dtype == torch.bool
-        else one
-        for one in masks
-    )
-    if bias is not None and bias.dim() == 3:
-        bias = bias.unflatten(0, (batch, heads))
-    if padding is None:
-        return bias
-    padding = padding[:, None, None, :]
-    return padding if bias is None else bias + padding
-
-
-def linear_or_own(backend: str | None, x: Any, weight: Any, bias: Any) -> Any:
-    """A linear layer on ops, or PyTorch's where that is as fast."""
-    y = linear(backend, x, weight, bias)
-    return F.linear(x, weight, bias) if y is NotImplemented else y
-
-
-def attention_or_own(
-    backend: str | None, q: Any, k: Any, v: Any, bias: Any = None, dropout_p: float = 0.0
-) -> Any:
-    """Attention on ops, or PyTorch's where that is as fast."""
-    y = attention(backend, q, k, v, bias, dropout_p)
-    return (
-        F.scaled_dot_product_attention(q, k, v, bias, dropout_p) if y is NotImplemented else y
-    )  # fmt: skip

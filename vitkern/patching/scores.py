@@ -13,6 +13,7 @@ Only :class:`~vitkern.patching.products.Routed` makes them, in modules whose tab
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,10 @@ _ADD = ("add", "__add__", "__radd__")
 _MULTIPLY = ("mul", "multiply", "__mul__", "__rmul__")
 
 Attend = Callable[..., Any]
+
+# Products of attention as einsum has them: scores of queries and keys, and sums of values.
+_SCORES = re.compile(r"(?P<l>\w+)(?P<i>\w)(?P<d>\w),(?P=l)(?P<j>\w)(?P=d)->(?P=l)(?P=i)(?P=j)")
+_SUMS = re.compile(r"(?P<l>\w+)(?P<i>\w)(?P<j>\w),(?P=l)(?P=j)(?P<d>\w)->(?P=l)(?P=i)(?P=d)")
 
 
 class Scores:
@@ -261,6 +266,27 @@ def product(a: Any, b: Any, attend: Attend, worth: Callable[[int], bool]) -> Any
     if not worth(a.numel() * b.shape[-1]) or torch.is_autocast_enabled(a.device.type):
         return NotImplemented
     return Scores(a, b.transpose(-2, -1), attend)
+
+
+def einsum(args: tuple[Any, ...], attend: Attend, worth: Callable[[int], bool]) -> Any:
+    """The :class:`Scores` or the attention that ``torch.einsum(*args)`` is, or NotImplemented."""
+    if len(args) != 3 or not isinstance(args[0], str):
+        return NotImplemented
+    equation, a, b = args[0].replace(" ", ""), args[1], args[2]
+    if type(a) is Scores:
+        return a.matmul(b) if _distinct(_SUMS, equation) else NotImplemented
+    if not _distinct(_SCORES, equation) or not isinstance(b, torch.Tensor):
+        return NotImplemented
+    if type(a) not in _TENSORS or a.shape[-1] != b.shape[-1]:
+        return NotImplemented  # sizes of one broadcast, and others are einsum's own error
+    return product(a, b.transpose(-2, -1), attend, worth)
+
+
+def _distinct(pattern: re.Pattern[str], equation: str) -> bool:
+    """Whether an equation is such a product, of letters that mean one dimension each."""
+    found = pattern.fullmatch(equation)
+    letters = "".join(found.groups()) if found is not None else "--"
+    return len(set(letters)) == len(letters)
 
 
 _TENSORS = (torch.Tensor, torch.nn.Parameter)

@@ -19,6 +19,8 @@ from vitkern.patching.parts import is_plain
 SMALLEST_LINEAR = 1 << 23
 SMALLEST_ATTENTION = 1 << 20
 WIDEST_HEAD = 128
+# Of a patch, in pixels: PyTorch's convolutions of 2x2 patches are faster than the op.
+SMALLEST_PATCH = 16
 
 _SMALL_LINEAR = f"has fewer than {SMALLEST_LINEAR} multiply-adds"
 _SMALL_ATTENTION = f"has fewer than {SMALLEST_ATTENTION} multiply-adds a product"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import TorchFunctionMode
 
 from vitkern.ops.weights import Bfloat16Weight, ConvertedWeight
 from vitkern.patching.adapter import Adapter
@@ -69,6 +70,9 @@ class Swap:
             args, kwargs = bound.args, bound.kwargs
         # torch.fx traces with proxies, which stand for values that no op can check.
         if self._may_fuse() and not (args and isinstance(args[0], torch.fx.Proxy)):
+            if not self.adapter.transparent and args and _only_routed(args[0]):
+                with torch._C.DisableTorchFunction():
+                    return self.adapter.forward(self, module, *args, **kwargs)
             return self.adapter.forward(self, module, *args, **kwargs)
         return _class_forward(module)(module, *args, **kwargs)
 
@@ -193,6 +197,21 @@ def _dual_level() -> int:
     return level
 
 
+def _only_routed(x: Any) -> bool:
+    """Whether the innermost function mode is that of a patched module around this one.
+
+    It would see every attribute of a tensor that an op checks, at microseconds each, for nothing.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    modes = torch._C._len_torch_function_stack()
+    return modes > 0 and isinstance(torch._C._get_function_stack_at(modes - 1), RoutingMode)
+
+
+class RoutingMode(TorchFunctionMode):
+    """A mode that computes functions of PyTorch by ops while a patched module runs."""
+
+
 def _class_forward(module: nn.Module) -> Any:
     return type(module).forward
 
@@ -219,6 +238,14 @@ def _types(tensors: dict[str, Any]) -> tuple[type, ...]:
     return tuple(map(type, tensors.values()))
 
 
+def _states(buffers: dict[str, Any]) -> list[tuple[int, int]]:
+    """Which tensors the buffers are, and their versions: in-place changes raise these."""
+    return [
+        (id(one), 0 if one is None or one.is_inference() else one._version)
+        for one in buffers.values()
+    ]
+
+
 class Snapshot:
     """The descendants of a module when its adapter last looked at it.
 
@@ -237,12 +264,14 @@ class Snapshot:
             for m in modules
             if m._parameters
         ]
+        self.buffers = [(m._buffers, _states(m._buffers)) for m in modules if m._buffers]
         # Of the module itself nothing is kept: it owns this, and would become a cycle.
         self.children = [(m, type(m), m.__dict__, id(m) in units) for m in modules[1:]]
         self.reasons = swap.adapter.match(module).reasons
 
     def outdated(self, module: nn.Module) -> bool:
-        """Whether modules or parameters were replaced by others, so that the adapter must look."""
+        """Whether modules, parameters or buffers were replaced by others, or buffers changed in
+        place, so that the adapter must look."""
         if type(module) is not self.cls:
             return True
         for modules, children in self.families:
@@ -250,6 +279,9 @@ class Snapshot:
                 return True
         for tensors, names, types in self.parameters:
             if tuple(tensors) != names or _types(tensors) != types:
+                return True
+        for buffers, states in self.buffers:
+            if _states(buffers) != states:
                 return True
         for child, cls, _, _ in self.children:  # noqa: SIM110 - faster than any()
             if type(child) is not cls:

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from vitkern.patching import scores
 from vitkern.patching.products import Products
+from vitkern.patching.rebound import Rebound
 
 _MODELS = "timm.models"
+
+
+def _relative_positions(backend: str | None, original: Callable[..., Any]) -> Callable[..., Any]:
+    """MViTv2's position bias, which it writes into the scores: made of zeros, and added."""
+
+    def replaced(attn: Any, q: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(attn) is scores.Scores and not attn.known:
+            bias = original(attn.q.new_zeros(attn.shape), q, *args, **kwargs)
+            result = attn.plus(bias)
+            if result is not NotImplemented:
+                return result
+        return original(scores.plain(attn), q, *args, **kwargs)
+
+    return replaced
+
 
 ADAPTERS = (
     Products(
@@ -23,6 +43,7 @@ ADAPTERS = (
                 "eva:EvaAttention",
                 "hiera:MaskUnitAttention",
                 "hieradet_sam2:MultiScaleAttention",
+                "maxxvit:Attention2d",
                 "maxxvit:AttentionCl",
                 "metaformer:Attention",
                 "nest:Attention",
@@ -49,15 +70,24 @@ ADAPTERS = (
                 "edgenext:CrossCovarianceAttn",
                 "efficientformer:Attention",
                 "gcvit:WindowAttentionGlobal",
-                "mvitv2:MultiScaleAttention",
                 "swin_transformer_v2:WindowAttention",
                 "swin_transformer_v2_cr:WindowMultiHeadAttention",
                 "tnt:Attention",
+                "visformer:Attention",
                 "xcit:XCA",
             )
         ),
         written_out=True,
     ),
+    Rebound(
+        "timm.MultiScaleAttention",
+        f"{_MODELS}.mvitv2:MultiScaleAttention",
+        function="cal_rel_pos_type",
+        replacement=_relative_positions,
+        ops=("linear", "attention"),
+        written_out=True,
+    ),
+    Products("timm.patches", f"{_MODELS}.twins:PatchEmbed", ops=("patch_embed",)),
     Products(
         "timm.linears",
         "timm.layers:GatedMlp",

@@ -37,11 +37,21 @@ def _buffer_reasons(block: Any, attn: Any) -> list[str]:
     return []
 
 
+def _mask_fits(block: Any, x: torch.Tensor) -> bool:
+    """Whether a map (B, H, W, C) is of the size that the shift mask was made for."""
+    if getattr(block, "dynamic_mask", False) or block.attn_mask is None:
+        return True
+    return bool(tuple(x.shape[1:3]) == tuple(block.input_resolution))
+
+
 class SwinBlock(windows.SwinBlock):
     """timm's block: shift mask and bias index are buffers, which a user may have changed."""
 
     def attention_reasons(self, module: Any, attn: Any) -> list[str]:
         return super().attention_reasons(module, attn) or _buffer_reasons(module, attn)
+
+    def mask_fits(self, module: Any, x: torch.Tensor) -> bool:
+        return _mask_fits(module, x)
 
     def scale(self, attn: Any) -> float | None:
         return None if attn.fused_attn else attn.scale
@@ -67,6 +77,9 @@ class CosineAttention(windows_v2.CosineAttention):
         if attn.q_bias is not None and attn._modules["qkv"]._parameters["bias"] is not None:
             return ["attn: qkv has a bias beside q_bias and v_bias"]
         return _buffer_reasons(block, attn)
+
+    def mask_fits(self, block: Any, x: torch.Tensor) -> bool:
+        return _mask_fits(block, x)
 
     def bias(self, attn: Any) -> torch.Tensor | None:
         if attn.q_bias is None:

@@ -8,6 +8,7 @@ import torch
 
 from vitkern.patching import compute, layers, transformer
 from vitkern.patching.adapter import Unsupported
+from vitkern.patching.products import Products
 
 if TYPE_CHECKING:
     from vitkern.patching.swap import Swap
@@ -76,11 +77,13 @@ class PatchEmbed(layers.PatchEmbed):
 
 
 ATTENTION = Attention("timm.Attention", "timm.layers:Attention")
-MLP = transformer.Mlp("timm.Mlp", "timm.layers:Mlp")
+_LINEARS = Products("timm.Mlp.linears", ops=("linear",))  # of Mlps with other activations
+MLP = transformer.Mlp("timm.Mlp", "timm.layers:Mlp", otherwise=_LINEARS)
 
 ADAPTERS = (
     ATTENTION,
     MLP,
+    _LINEARS,
     Block("timm.Block", "timm.models.vision_transformer:Block", attention=ATTENTION, mlp=MLP),
     PatchEmbed("timm.PatchEmbed", "timm.layers:PatchEmbed"),
     layers.LayerNorm("timm.LayerNorm", "timm.layers:LayerNorm"),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitkern import ops
-from vitkern.patching import compute, layers, parts, products, suitable
+from vitkern.patching import compute, functional, layers, parts, products, suitable
 from vitkern.patching.products import Products
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class EncoderLayer(Attending):
             or torch.is_autocast_enabled(src.device.type)
             or (swap.backend is None and _small(src))
             or not self.fusible(module)
+            or not self.masks_fit(module, src, masks)
         ):
             own: torch.Tensor = super().forward(swap, module, src, *masks, is_causal)
             return own
@@ -116,6 +117,17 @@ class EncoderLayer(Attending):
             return False
         return not products.watched_below(module)
 
+    def masks_fit(
+        self,
+        module: Any,
+        x: torch.Tensor,
+        masks: tuple[torch.Tensor | None, torch.Tensor | None],
+    ) -> bool:
+        """Whether masks have the shapes of ``x``; others raise PyTorch's own error."""
+        attention = module._modules["self_attn"]
+        batch, tokens = x.shape[:2] if attention.batch_first else (x.shape[1], x.shape[0])
+        return functional.masks_fit(*masks, (batch, attention.num_heads, tokens, tokens))
+
     def attend(
         self,
         module: Any,
@@ -127,13 +139,13 @@ class EncoderLayer(Attending):
         attention = module._modules["self_attn"]
         p, out = attention._parameters, attention._modules["out_proj"]._parameters
         first = attention.batch_first
-        qkv = products.linear_or_own(backend, x, p["in_proj_weight"], p["in_proj_bias"])
+        qkv = functional.linear_or_own(backend, x, p["in_proj_weight"], p["in_proj_bias"])
         qkv = qkv.unflatten(2, (3, attention.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4) if first else qkv.permute(2, 1, 3, 0, 4)
-        bias = products.added(masks, x.dtype, q.shape[0], q.shape[1])
-        y = products.attention_or_own(backend, q, k, v, bias)
+        bias = functional.added(masks, x.dtype, q.shape[0], q.shape[1])
+        y = functional.attention_or_own(backend, q, k, v, bias)
         y = (y.transpose(1, 2) if first else y.permute(2, 0, 1, 3)).flatten(2)
-        return products.linear_or_own(backend, y, out["weight"], out["bias"])
+        return functional.linear_or_own(backend, y, out["weight"], out["bias"])
 
     def perceptron(self, module: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
         """``x + mlp(norm2(x))``, or ``x + mlp(x)`` where the norm comes last."""
@@ -163,6 +175,7 @@ def activation(function: Any) -> str | None:
 ADAPTERS = (
     layers.LayerNorm("torch.LayerNorm", "torch.nn:LayerNorm"),
     layers.Linear("torch.Linear", "torch.nn:Linear"),
+    layers.PointwiseConvolution("torch.Conv2d", "torch.nn:Conv2d"),
     Attending("torch.attention", "torch.nn:MultiheadAttention", "torch.nn:TransformerDecoderLayer"),
     EncoderLayer("torch.TransformerEncoderLayer", "torch.nn:TransformerEncoderLayer"),
 )

@@ -137,8 +137,12 @@ ADAPTERS = (
         "torchvision.Linears",
         f"{_SWIN}:PatchMerging",
         f"{_SWIN}:PatchMergingV2",
-        "torchvision.models.maxvit:PartitionAttentionLayer",
         ops=("linear",),
+    ),
+    Products(
+        "torchvision.PartitionAttentionLayer",
+        "torchvision.models.maxvit:PartitionAttentionLayer",
+        written_out=True,
     ),
     Products(
         "torchvision.VisionTransformer",

@@ -117,21 +117,31 @@ class Attention(Adapter):
 
 class Mlp(Adapter):
     """Two Linears: children ``fc1``, ``act``, ``drop1``, ``fc2``, ``drop2``, optionally ``norm``
-    (between the two)."""
+    (between the two).
+
+    Args:
+        name: of the adapter.
+        classes: that it takes.
+        otherwise: takes those whose activation the ops do not have.
+    """
 
     ops = ("mlp",)
+
+    def __init__(self, name: str, *classes: str, otherwise: Adapter | None = None) -> None:
+        super().__init__(name, *classes)
+        self.otherwise = otherwise
 
     def match(self, module: nn.Module) -> Match:
         """Plain Linears, an activation that the ops have, plain dropouts, a LayerNorm or none."""
         m = module._modules
         reasons = parts.linear_reasons("fc1", m.get("fc1"))
         reasons += parts.linear_reasons("fc2", m.get("fc2"))
-        reasons += parts.activation_reasons("act", m.get("act"))
         reasons += parts.optional_norm_reasons("norm", m.get("norm"))
         for name in ("drop1", "drop2"):
             reasons += parts.role_reasons(name, m.get(name), parts.DROPOUTS)
-        if reasons:
-            return Match(reasons)
+        other = parts.activation_reasons("act", m.get("act"))
+        if reasons or other:
+            return Match(reasons + other, otherwise=None if reasons else self.otherwise)
         fc1, fc2, act = m["fc1"], m["fc2"], m["act"]
         assert fc1 is not None and fc2 is not None and act is not None
         activation = parts.activation(act)

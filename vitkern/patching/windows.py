@@ -109,6 +109,8 @@ class SwinBlock(Adapter):
             return swap.original(module, x, why="attention dropout is active in training")
         if x.shape[1] < window[0] or x.shape[2] < window[1]:
             return swap.original(module, x, why=f"the map is smaller than its window {window}")
+        if not self.mask_fits(module, x):
+            return swap.original(module, x)  # raises the module's own error
         qkv, proj = attn._modules["qkv"]._parameters, attn._modules["proj"]._parameters
         dropping = parts.active(attn._modules["proj_drop"]) or parts.active(m["drop_path1"])
         if dropping or qkv["weight"].shape[0] != 3 * qkv["weight"].shape[1]:
@@ -135,6 +137,10 @@ class SwinBlock(Adapter):
                 backend=backend,
             )
         return self.mlp.branch(m["mlp"], m["norm2"], x, backend, drop_path=m["drop_path2"])
+
+    def mask_fits(self, module: Any, x: torch.Tensor) -> bool:
+        """Whether the block's mask is for maps of this size."""
+        return True
 
     def attend(self, module: Any, x: torch.Tensor, backend: str | None) -> torch.Tensor:
         """The attention half of the block, op by op: with dropouts, or heads of another width."""

@@ -36,6 +36,10 @@ class CosineAttention:
         there = tuple(name for name in self.parameters if getattr(attn, name, None) is not None)
         return attention_reasons(attn, self.classes, there)
 
+    def mask_fits(self, block: Any, x: torch.Tensor) -> bool:
+        """Whether the block's mask is for maps of this size."""
+        return True
+
     def bias(self, attn: Any) -> torch.Tensor | None:
         """(3*C,): the bias of q, k and v."""
         raise NotImplementedError
@@ -104,6 +108,8 @@ class SwinBlockV2(Adapter):
             return swap.original(module, x, why="attention dropout is active in training")
         if x.shape[1] < window[0] or x.shape[2] < window[1]:
             return swap.original(module, x, why=f"the map is smaller than its window {window}")
+        if not self.attention.mask_fits(module, x):
+            return swap.original(module, x)  # raises the module's own error
         x = x + m["drop_path1"](m["norm1"](self.attend(module, x, swap.backend)))
         size = x.shape[1:3]
         if self.tokens:

@@ -15,8 +15,8 @@ The reports go to the logger ``vitkern.graph`` as well, at level INFO.
 Patterns (``patterns/``, a file each)
     * A linear layer and what follows it: activation (GELU exact and tanh, ReLU, SiLU, QuickGELU),
       second linear layer, LayerScale, residual. A linear layer by itself where that gains.
-    * Attention, as ``F.scaled_dot_product_attention`` or written out, with bias, mask, dropout;
-      inside of windows as well.
+    * Attention, as ``F.scaled_dot_product_attention``, ``F.multi_head_attention_forward`` without
+      weights, or written out, with bias, mask, dropout; inside of windows as well.
     * A convolution whose stride is its kernel, with the flatten and transpose that make it tokens.
     * A layer norm of a sum.
 

@@ -61,6 +61,7 @@ _FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "contiguous": ((), {"input": None}),
     "to": ((), {"input": None, "dtype": None}),
     # PyTorch's own fused layers, in evaluation without gradients.
+    "multi_head": ((F.multi_head_attention_forward,), {"input": None}),
     "fast_path": (
         (torch._native_multi_head_attention, torch._transformer_encoder_layer_fwd), {"input": None}
     ),
@@ -117,7 +118,7 @@ def read(node: Any) -> Reading | None:
         kwargs["input"] = kwargs.pop("self")
     if name == "to":
         return _conversion(node)
-    if name == "fast_path":
+    if name in ("fast_path", "multi_head"):
         return Reading(name, {"input": None})
     defaults = _FUNCTIONS[name][1]
     if name == "softmax" and node.target not in (F.softmax,):
@@ -264,13 +265,17 @@ def through_idle(node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
         passed.append(user)
 
 
+_LOCAL = re.compile(r"^L\['\w+'\]\.?")
+
+
 def module_path(node: fx.Node) -> str:
     """Of the module that the node is in, as in ``named_modules()``; empty for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     if not stack:
         return ""
     path = list(stack.values())[-1][0]
-    return path.removeprefix("L['self']").removeprefix(".")
+    # Dynamo's names of modules start with a local variable: self, or the model as s, fn ...
+    return _LOCAL.sub("", path)
 
 
 def source_line(node: fx.Node) -> str:

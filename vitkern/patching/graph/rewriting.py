@@ -30,6 +30,7 @@ from vitkern.patching.graph.candidate import Candidate, Unsuitable
 from vitkern.patching.graph.modes import Modes
 from vitkern.patching.graph.patterns import PATTERNS
 from vitkern.patching.graph.reading import (
+    Reading,
     module_path,
     nesting,
     nodes_in,
@@ -78,7 +79,7 @@ class Rewriter:
                     modes.follow(node)
                     transforms += nesting(node)
                     reading = read(node)
-                    if reading is None or not pattern.starts(reading):
+                    if reading is None or not self._starts(pattern, node, reading):
                         continue
                     if transforms:
                         self._leave(pattern, node, ["is in a transform of torch.func"])
@@ -104,23 +105,37 @@ class Rewriter:
         while True:
             try:
                 candidate = next(candidates, None)
-                if candidate is None:
-                    break
+            except Unsuitable as why:  # finds none, and ends
+                candidate = None
+                _add(reasons, str(why))
+            except Exception as error:  # PyTorch computes it as before
+                candidate = None
+                _add(reasons, _failed(error))
+            if candidate is None:
+                break
+            try:
                 self._take(candidate, reasons)
                 return
-            except Unsuitable as why:  # of a pattern that finds none, too: it ends then
-                if str(why) not in reasons:
-                    reasons.append(str(why))
+            except Unsuitable as why:
+                _add(reasons, str(why))
         if reasons:
             self._leave(pattern, node, reasons)
+
+    def _starts(self, pattern: ModuleType, node: fx.Node, reading: Reading) -> bool:
+        """Whether a pattern starts at a node; one that fails does not, and is reported."""
+        try:
+            return bool(pattern.starts(reading))
+        except Exception as error:
+            self._leave(pattern, node, [_failed(error)])
+            return False
 
     def _leave(self, pattern: ModuleType, node: fx.Node, reasons: list[str]) -> None:
         left = Left(pattern.OP, module_path(node), source_line(node), "; ".join(reasons))
         self._left.append((self._position[node], left))
 
     def _candidates(self, pattern: ModuleType, node: fx.Node) -> Iterator[Candidate]:
-        found: Iterator[Candidate] = pattern.propose(node, read(node), self.backend)
-        return found
+        # A generator, so that nothing of the pattern runs before the first candidate is asked for.
+        yield from pattern.propose(node, read(node), self.backend)
 
     def _take(self, candidate: Candidate, notes: list[str]) -> None:
         """Replaces a candidate's nodes.
@@ -251,6 +266,16 @@ def _refusals(candidate: Candidate, args: Any, kwargs: Any) -> str:
 
 def _named(reasons: dict[str, list[str]]) -> str:
     return " | ".join(f"{name}: {'; '.join(why)}" for name, why in reasons.items())
+
+
+def _add(reasons: list[str], reason: str) -> None:
+    if reason not in reasons:
+        reasons.append(reason)
+
+
+def _failed(error: Exception) -> str:
+    """The reason where a pattern raises what it should not: a compilation goes on without it."""
+    return f"could not be read: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _item(values: tuple[Any, ...], index: int) -> Any:

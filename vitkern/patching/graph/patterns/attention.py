@@ -8,6 +8,7 @@ Swin's mask, and stay so, a graph does not tell.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from vitkern.patching import products, suitable
+from vitkern.patching import functional, suitable
 from vitkern.patching.graph.candidate import Candidate, Unsuitable
 from vitkern.patching.graph.reading import Reading, idle, only_user, read, value
 from vitkern.patching.scores import Scores
@@ -26,13 +27,16 @@ Step = tuple[Any, ...]  # a method of Scores, and its arguments
 
 def starts(reading: Reading) -> bool:
     """At PyTorch's function, and at every softmax over the last dimension."""
-    return reading.name in ("attention", "softmax", "fast_path")
+    return reading.name in ("attention", "softmax", "fast_path", "multi_head")
 
 
 def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
     """The attention that the node is, or is the middle of."""
     if reading.name == "fast_path":
         raise Unsuitable("is in a layer that PyTorch computes by one operator of its own")
+    if reading.name == "multi_head":
+        yield from _multi_head(node, backend)
+        return
     if reading.name == "softmax":
         yield from _written_out(node, reading, backend)
         return
@@ -58,7 +62,29 @@ def attention(
     reason = suitable.attention(backend, query, key, value, attn_mask, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
-    return products.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
+    return functional.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
+
+
+def _multi_head(node: fx.Node, backend: str | None) -> Iterator[Candidate]:
+    """``F.multi_head_attention_forward``, of which nobody uses the weights."""
+    items = list(node.users)
+    if not items or any(one.target is not operator.getitem for one in items):
+        raise Unsuitable("has a result that is used whole")
+    outputs = [one for one in items if one.args[1] == 0]
+    if len(outputs) != 1 or any(one.users for one in items if one not in outputs):
+        raise Unsuitable("has weights that are wanted, or no output that is")
+    args = (backend, *node.args)
+    yield Candidate(
+        "attention", (node, *items), multi_head, args, dict(node.kwargs), (outputs[0],)
+    )  # fmt: skip
+
+
+def multi_head(backend: str | None, *args: Any, **kwargs: Any) -> Any:
+    """The output of ``F.multi_head_attention_forward`` on ops."""
+    result = functional.multi_head(backend, *args, **kwargs)
+    if result is NotImplemented:
+        raise Unsuitable("is small, or has weights wanted, keys added, or masks only hinted at")
+    return result[0]
 
 
 def written_out(
@@ -105,7 +131,7 @@ def _attend(
     reason = suitable.attention(backend, q, k, v, bias, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
-    return products.attend(backend, q, k, v, bias, dropout_p, scale=scale)
+    return functional.attend(backend, q, k, v, bias, dropout_p, scale=scale)
 
 
 def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
