@@ -77,7 +77,7 @@ def test_opcheck(op: str, backend: str) -> None:
     assert {op, f"{op}_backward"} <= checked
 
 
-@pytest.mark.parametrize("op", list(harness.OPS))
+@pytest.mark.parametrize("op", [op for op in harness.OPS if "cpu" in OPERATORS[op].backends])
 def test_cpu_refuses_with_reasons(op: str) -> None:
     backend = OPERATORS[op].backends["cpu"]
     reasons = backend.supports(harness.make(op, harness.cases(op, "edge")[0], torch.float64))
