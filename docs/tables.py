@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/benchmarks.md from benchmarks/results.
 
-``python docs/tables.py`` after new results are stored; a test says so where it was forgotten. A table
-stands between the comments ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+``python docs/tables.py`` after new results are stored; a test says so where it was forgotten.
+A table stands between the comments ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.1f}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
 
@@ -67,8 +71,8 @@ def readme() -> Iterator[str]:
     )
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in _rows(RESULTS / AVX512 / "models.json"):
-        times = " | ".join(_milliseconds(row[side]["median"]) for side in ("eager", "patched"))
-        yield f"| {_label(row['row'])} | {times} | {row['speedup']['median']:.2f}× | {_shares(row)} |"
+        times = [_milliseconds(row[side]["median"]) for side in ("eager", "patched")]
+        yield _line(_label(row["row"]), *times, f"{row['speedup']['median']:.2f}×", _shares(row))
 
 
 def models() -> Iterator[str]:
@@ -85,7 +89,7 @@ def models() -> Iterator[str]:
             times = [_milliseconds(one[side]["median"]) for side in ("eager", "patched")]
             cells += [" → ".join(times), f"{one['speedup']['median']:.2f}×"]
         without = f"{row['speedup_without_faults']['median']:.2f}×"
-        yield f"| {_label(row['row'])} | {' | '.join([*cells[:2], without, _shares(row), *cells[2:]])} |"
+        yield _line(_label(row["row"]), *cells[:2], without, _shares(row), *cells[2:])
 
 
 def peers() -> Iterator[str]:
@@ -98,7 +102,7 @@ def peers() -> Iterator[str]:
             cells = [_against(result["against"], precision) for precision in IN_PRECISION]
             machine = MACHINES.get(path.parent.name, path.parent.name)
             name = f"{MODELS.get(row['model'], row['model'])}, {row['batch']}"
-            yield f"| {machine} | {name} | {' | '.join(cells)} |"
+            yield _line(machine, name, *cells)
 
 
 def _against(found: list[dict[str, Any]], precision: str) -> str:
@@ -114,7 +118,11 @@ def _against(found: list[dict[str, Any]], precision: str) -> str:
     return "no peer"
 
 
-TABLES: dict[str, Callable[[], Iterator[str]]] = {"readme": readme, "models": models, "peers": peers}
+TABLES: dict[str, Callable[[], Iterator[str]]] = {
+    "readme": readme,
+    "models": models,
+    "peers": peers,
+}
 PAGES = ("README.md", "docs/benchmarks.md")
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.S)
 

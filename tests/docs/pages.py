@@ -1,4 +1,4 @@
-"""What pages of the documentation contain: blocks of code, and how a guide's blocks are followed."""
+"""What pages of the documentation contain: blocks of code; and how a guide's are followed."""
 
 from __future__ import annotations
 

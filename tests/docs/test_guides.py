@@ -101,7 +101,7 @@ def test_a_change_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     follow(good, tmp_path)
     assert (tmp_path / "file.py").read_text() == "a = 1\nc = 3\nb = 2\n"
     for code in (" d = 4\n+c = 3\n", "+c = 3\n"):
-        with pytest.raises(AssertionError, match="file.py has"):
+        with pytest.raises(AssertionError, match=r"file\.py has"):
             follow(Block("diff", "file.py", False, code, 1), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Pages of the documentation: snippets run, figures are those of the records, names are complete."""
+"""The documentation: snippets run, figures are those of the records, names are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m build``: the source distribution, the wheel that is built from it, and what is in both."""
+"""``python -m build``: the source distribution, the wheel built from it, what is in both."""
 
 from __future__ import annotations
 
