@@ -28,6 +28,7 @@ from vitkern.ops import _cpu
 
 OPS = tuple(name for name in sorted(ops.__all__) if not OPERATORS[name].composed)
 """The public ones, without those that others compose: these have tests of their own."""
+BLOCKS = tuple(name for name in sorted(ops.__all__) if OPERATORS[name].composed)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")
 VIEWS = (*LAYOUTS, "permuted", "sliced", "expanded")
