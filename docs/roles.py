@@ -31,5 +31,10 @@ class Roles(griffe.Extension):
 
     def _markdown(self, role: re.Match[str]) -> str:
         short, name = role.groups()
-        text = f"`{name.rpartition('.')[2] if short else name}`"
-        return f"[{text}][{name}]" if name in self.documented else text
+        last = name.rpartition(".")[2]
+        text = f"`{last if short else name}`"
+        # An op's function has the name of its module, which stands before it.
+        for target in (f"{name}.{last}", name):
+            if target in self.documented:
+                return f"[{text}][{target}]"
+        return text
