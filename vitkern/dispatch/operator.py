@@ -44,7 +44,7 @@ class Operator(Generic[CallT]):
         call_type: of its calls.
         package: that has the modules.
         composed: whether the public function calls other ops instead where only ``eager`` takes a
-            call (:meth:`fused`): each of these chooses its own backend.
+            call (:meth:`whole`): each of these chooses its own backend.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Operator(Generic[CallT]):
                 return candidate
         raise UnsupportedInput(self.name, call, self.refusals(call))
 
-    def fused(self, call: CallT, backend: str | None = None) -> Any:
-        """Compute ``call`` in one piece, without a gradient; None = compose it of other ops.
+    def whole(self, call: CallT, backend: str | None = None) -> Any:
+        """Compute ``call``, without a gradient, on the selected backend; None = compose it.
 
         ``eager`` computes it where that was measured to be faster than a backend that takes it. A
         backend that is asked for by name and has no such op is asked about the ops it consists of.

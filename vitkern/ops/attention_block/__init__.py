@@ -75,7 +75,7 @@ def attention_block(
     _check.inference("proj_weight", proj_weight, x, *tensors)
     if _check.block(x, _NAMES, tensors, shapes):
         call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
-        out: torch.Tensor | None = _OPERATOR.fused(call, backend)
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
         if out is not None:
             return out
 

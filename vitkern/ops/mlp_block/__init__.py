@@ -73,7 +73,7 @@ def mlp_block(
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
     if _check.block(x, _NAMES, tensors, shapes):
         call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))
-        out: torch.Tensor | None = _OPERATOR.fused(call, backend)
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
         if out is not None:
             return out
 

@@ -113,7 +113,7 @@ def window_attention_block(
             scale,
             _check.flag("pad_first", pad_first),
         )
-        out: torch.Tensor | None = _OPERATOR.fused(call, backend)
+        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
         if out is not None:
             return out
 
