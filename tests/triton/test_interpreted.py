@@ -15,14 +15,13 @@ import pytest
 import torch
 
 from tests.ops import harness
-from vitkern.dispatch import OPERATORS
 from vitkern.ops._triton import availability
 
 pytestmark = pytest.mark.skipif(
     not availability.interpreted(), reason="make triton-check runs it, with TRITON_INTERPRET=1"
 )
 
-OPS = [op for op in harness.OPS if "triton" in OPERATORS[op].backends]
+OPS = [op for op in harness.OPS if "triton" in harness.OPERATORS[op].backends]
 
 
 def _params() -> Iterator[Any]:
