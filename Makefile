@@ -13,7 +13,7 @@ REPORT_ARGS ?=
 NUMBERS_MACHINE ?= amd-epyc-family-25-model-17-2-cores-avx512-bf16
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench report numbers gpu-check cuda-check cuda-limits triton-check triton-limits sanitize clean
+.PHONY: help venv build demo test lint format docs bench report numbers gpu-check cuda-check cuda-limits triton-check triton-limits sanitize clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ lint: venv ## ruff and mypy
 format: venv ## reformat the Python sources and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Strict: a link or a name that leads nowhere is an error. The theme warns of its future otherwise.
+docs: venv ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: venv ## the benchmarks (use an otherwise idle machine)
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only $(PYTEST_ARGS)

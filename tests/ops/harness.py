@@ -26,10 +26,10 @@ from vitkern import ops
 from vitkern.dispatch import OPERATORS
 from vitkern.ops import _cpu, _epilogue
 
-OPS = (
-    "attention", "deformable_attention", "gated_mlp", "layer_norm", "linear", "mlp", "patch_embed",
-    "rotary_attention", "window_attention",
-)  # fmt: skip
+BLOCKS = tuple(name for name in sorted(ops.__all__) if name.endswith("_block"))
+"""Fused halves of blocks: for inference, with tests of their own."""
+OPS = tuple(name for name in sorted(ops.__all__) if name not in BLOCKS)
+"""All other public ops."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("natural", "padded", "transposed")
 VIEWS = (*LAYOUTS, "permuted", "sliced", "expanded")

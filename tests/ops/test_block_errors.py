@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.ops import harness
 from vitkern import ops
 
-OPS = ("attention_block", "window_attention_block", "mlp_block")
+OPS = harness.BLOCKS
 BF16 = torch.bfloat16
 Z = torch.zeros
 
@@ -31,7 +32,7 @@ def _block(op: str, **changes: object) -> Callable[[], object]:
     return lambda: getattr(ops, op)(**(arguments | changes))
 
 
-A, W, M = OPS
+A, M, W = OPS
 BAD: list[tuple[str, dict[str, object], type[Exception], str]] = [
     *(
         row

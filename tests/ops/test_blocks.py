@@ -19,7 +19,7 @@ from vitkern.dispatch import OPERATORS, measuring
 from vitkern.dispatch.measured import STORE, timing
 from vitkern.ops import _cpu
 
-OPS = ("attention_block", "window_attention_block", "mlp_block")
+OPS = harness.BLOCKS
 # The edge case of each op with most of its options.
 FULL = {"attention_block": "all", "window_attention_block": "all", "mlp_block": "gelu-all"}
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64

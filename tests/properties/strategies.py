@@ -20,7 +20,7 @@ from vitkern.dispatch import OPERATORS
 from vitkern.ops._cases import TAILS
 from vitkern.ops._cpu import ACTIVATIONS
 
-BLOCKS = ("attention_block", "mlp_block", "window_attention_block")
+BLOCKS = harness.BLOCKS
 OPS = (*harness.OPS, *BLOCKS)
 
 Draw = Callable[..., Any]
