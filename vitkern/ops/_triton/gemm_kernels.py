@@ -158,16 +158,16 @@ def product(
             bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip
     elif PARTS == 2:
-        part: tl.constexpr = BLOCK_N // 2
+        half: tl.constexpr = BLOCK_N // 2
         left, right = halves(acc, BLOCK_M, BLOCK_N)
-        column = tile_n * BLOCK_N + tl.arange(0, part)
+        column = tile_n * BLOCK_N + tl.arange(0, half)
         epilogue(
             left, tile_m, row, column,
             BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
             bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip
         epilogue(
-            right, tile_m, row, column + part,
+            right, tile_m, row, column + half,
             BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, M, N,
             bias_step, gamma_step, residual_row, residual_column, ACTIVATION, SUM_ROWS, BLOCK_M,
         )  # fmt: skip

@@ -229,7 +229,9 @@ _run_backward = TRITON.operator("gated_mlp_backward", _allocate_backward, _launc
 
 def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps both halves before the activation, and what gamma multiplied if there is one."""
-    y, pre, out2 = _run(*call._replace(activation=ACTIVATIONS.index(call.activation)), needs_grad)
+    operands: dict[str, Any] = call._asdict()
+    operands["activation"] = ACTIVATIONS.index(call.activation)
+    y, pre, out2 = _run(*operands.values(), needs_grad)
     return y, (pre, None if call.gamma is None else out2) if needs_grad else ()
 
 

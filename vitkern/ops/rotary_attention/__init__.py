@@ -83,10 +83,11 @@ def rotary_attention(
     parameters = {"q_weight": q_weight, "q_bias": q_bias, "k_weight": k_weight, "k_bias": k_bias}
     _check_norm(norm, plain.q, parameters)
     _check_tables(plain.q, plain.k, sin, cos)
-    call = RotaryAttentionCall(
-        *plain, norm, *parameters.values(), _check.epsilon(eps), sin, cos,
+    rest: tuple[Any, ...] = (
+        norm, *parameters.values(), _check.epsilon(eps), sin, cos,
         _check.flag("interleaved", interleaved),
     )  # fmt: skip
+    call = RotaryAttentionCall._make((*plain, *rest))
     out: torch.Tensor | None = _OPERATOR.whole(call, backend)
     if out is None:
         out = OPERATORS["attention"](call.attention(*prepared(call)), backend)

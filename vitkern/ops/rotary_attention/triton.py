@@ -220,8 +220,8 @@ def _allocate(
 def _launch(outputs: Outputs, *arguments: Any) -> None:
     *call, save = arguments
     of_q, of_k = _both(*call)
-    v, *rest = call[2:8]
-    attention.launch(outputs, _prepared(of_q), _prepared(of_k), v, *rest, save)
+    rest: list[Any] = [*call[2:8], save]
+    attention.launch(outputs, _prepared(of_q), _prepared(of_k), *rest)
 
 
 def _both(
@@ -303,7 +303,7 @@ def _launch_backward(outputs: Outputs, dout: torch.Tensor, out: torch.Tensor, ls
     call, needs = arguments[:17], arguments[17:]
     need_q, need_k, need_v, need_bias, *needs_others, need_tables = needs
     of_q, of_k = _both(*call)
-    v, *rest = call[2:8]
+    v = call[2]
     inner = []
     for rows, d, needed, parameters in (
         (of_q, dq, need_q, needs_others[:2]), (of_k, dk, need_k, needs_others[2:]),
@@ -311,10 +311,10 @@ def _launch_backward(outputs: Outputs, dout: torch.Tensor, out: torch.Tensor, ls
         needed = needed or any(parameters) or (need_tables and rows.rotates)
         inner.append((needed, (joined(rows.x) if rows.changes else d) if needed else d))
     (inner_q, of_dq), (inner_k, of_dk) = inner
+    rest: list[Any] = [*call[3:8], inner_q, inner_k, need_v, need_bias]
     attention.launch_backward(
-        (of_dq, of_dk, dv, dbias), dout, _prepared(of_q), _prepared(of_k), v, out, lse, *rest,
-        inner_q, inner_k, need_v, need_bias,
-    )  # fmt: skip
+        (of_dq, of_dk, dv, dbias), dout, _prepared(of_q), _prepared(of_k), v, out, lse, *rest
+    )
     if need_tables:
         sums = [table.new_zeros(table.shape, dtype=torch.float32) for table in (dsin, dcos)]
         for rows, gradient in ((of_q, of_dq), (of_k, of_dk)):
