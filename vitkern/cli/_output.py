@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from vitkern.cli._errors import Failure, Usage
 
@@ -28,7 +28,7 @@ def console() -> Console:
 
     if sys.stdout.isatty():
         return Console(highlight=False)
-    return Console(file=_Trimmed(sys.stdout), width=160, highlight=False)
+    return Console(file=cast("IO[str]", _Trimmed(sys.stdout)), width=160, highlight=False)
 
 
 class _Trimmed(io.TextIOBase):

@@ -93,7 +93,7 @@ def panels(entries: Iterable[Entry]) -> list[Panel]:
 
 def shortened(panel: Panel) -> Panel:
     """Eager, ours, and of each precision the fastest of the others, with all that was timed."""
-    kept = []
+    kept: list[Bar] = []
     for bars in _by_precision(panel.bars):
         timed = [bar for bar in bars if bar.milliseconds is not None]
         peers = [bar for bar in timed if bar.role == "peer"]
