@@ -28,7 +28,7 @@ def console() -> Console:
 
     if sys.stdout.isatty():
         return Console(highlight=False)
-    return Console(file=cast(IO[str], _Trimmed(sys.stdout)), width=160, highlight=False)
+    return Console(file=cast("IO[str]", _Trimmed(sys.stdout)), width=160, highlight=False)
 
 
 class _Trimmed(io.TextIOBase):
