@@ -68,7 +68,9 @@ def test_a_packed_weight_is_read_once() -> None:
 
     (call,) = profile(model, run, PLAN).calls
     weight, rest = 64 * 128 * 4, (32 * 64 + 128 + 32 * 128) * 4
-    assert weight + rest <= call.bytes < 1.3 * weight + rest  # packed with some room, not twice
+    # Packed with some room, not twice; in three parts of bfloat16 where tile registers multiply it.
+    most = 1.3 if torch.ops.vitkern_cpu.isa() != "amx" else 1.7
+    assert weight + rest <= call.bytes < most * weight + rest
 
 
 def test_passes_that_differ_are_refused() -> None:

@@ -122,7 +122,7 @@ def test_wrong_use(
 
     out = ["--out", str(tmp_path / "out")]
     one = str(images / "a" / "one.png")
-    refused(["detect", str(tmp_path), one, *out], 1, "is no run: it has no best.safetensors")
+    refused(["detect", str(tmp_path), one, *out], 2, "is no run: it has no best.safetensors")
     refused(["detect", str(run), "nothing.png", *out], 2, "neither a file nor a folder")
     refused(["detect", str(run), str(images / "bad.png"), *out], 2, "no image could be read")
     refused(["detect", str(run), one, "--threshold", "2"], 2, "'2' is not a number from 0 to 1")

@@ -151,7 +151,7 @@ def test_a_machine_that_is_not_there(
 
 def test_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["report", "--out", str(tmp_path / "r.html"), "--from"]
-    assert cli.main([*argv, str(tmp_path / "missing")]) == 1
+    assert cli.main([*argv, str(tmp_path / "missing")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert cli.main([*argv, str(tmp_path / "empty")]) == 1

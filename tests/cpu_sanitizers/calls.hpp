@@ -13,8 +13,15 @@ struct Call {
   Type type() { return r.chance() ? Type::f32 : Type::bf16; }
   Activation activation() { return (Activation)r.between(0, 5); }
 
+  // Sometimes with a number that tile registers cannot take.
+  const void* with_odd(const void* data, Type type, int64_t n) {
+    if (type == Type::f32 && n > 0 && r.chance(4)) ((float*)data)[r.between(0, n - 1)] = r.chance() ? 1e-30f : 1e30f;
+    return data;
+  }
+
   Weight plain(Type type, int64_t out, int64_t in) {
-    return {t.input(type, out * in, 1.f / std::sqrt((float)in + 1.f)), nullptr, 0, out, in, Form::native};
+    const void* data = t.input(type, out * in, 1.f / std::sqrt((float)in + 1.f));
+    return {with_odd(data, type, out * in), nullptr, 0, out, in, Form::native};
   }
 
   // A weight that is packed already, in one of its forms, or not.
@@ -52,10 +59,11 @@ struct Call {
 
   void linear() {
     const Type y = type();
-    const int64_t rows = r.size(0, 97), in = r.size(0, 97), out = r.size(0, 97);
-    const int64_t xs = stride(in), rs = stride(out);
+    // K in pieces, too.
+    const int64_t rows = r.size(0, 97), in = r.chance(8) ? r.between(760, 1700) : r.size(0, 97), out = r.size(0, 97);
+    const int64_t xs = stride(in), rs = stride(out), floats = rows_at(rows, in, xs);
     const bool save = r.chance();
-    LinearArgs a{y, rows, t.input(y, rows_at(rows, in, xs)), xs, save ? plain(y, out, in) : weight(y, out, in),
+    LinearArgs a{y, rows, with_odd(t.input(y, floats), y, floats), xs, save ? plain(y, out, in) : weight(y, out, in),
                  t.maybe(y, out), activation(), t.maybe(y, out), t.maybe(y, rows_at(rows, out, rs)), rs,
                  t.output("y", y, rows * out), save ? t.output("pre", y, rows * out) : nullptr};
     k.linear(kRuntime, a);

@@ -164,3 +164,52 @@ def test_a_last_bit_that_changes_unseen_is_seen() -> None:
     alias = torch.from_numpy(weight.detach().numpy())
     alias.copy_(torch.nextafter(alias, torch.tensor(math.inf)))
     assert torch.equal(ops.linear(identity, weight), weight.T)
+
+
+@torch.no_grad()
+def test_zeros_that_come_unseen_are_seen() -> None:
+    """Pruning by a mask, and zeroing, through `.data`, which raises no version."""
+    x = torch.randn(50, 96, generator=generator())
+    for change in ("mul_", "zero_"):
+        weight = torch.nn.Parameter(torch.randn(128, 96, generator=generator(1)))
+        linear(x, weight)
+        linear(x, weight)  # from its packed form
+        mask = torch.rand(128, 96, generator=generator(2)) > 0.9
+        getattr(weight.data, change)(*([mask] if change == "mul_" else []))
+        assert torch.allclose(linear(x, weight), x @ weight.T, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_odd_changes_nothing_else() -> None:
+    """Neither other rows nor columns, nor on how many threads they are computed."""
+    x = torch.randn(700, 384, generator=generator())
+    w = torch.randn(200, 384, generator=generator(1))
+    wanted = linear(x, w)
+    x[7] *= 1e-30
+    w[150, 3] = math.nan
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(linear(x, w))
+    finally:
+        torch.set_num_threads(threads)
+    for y in results:
+        assert torch.equal(y.nan_to_num(1.0), results[0].nan_to_num(1.0))
+        rows = [row for row in range(700) if row != 7]
+        columns = [column for column in range(200) if not 128 <= column < 160]
+        assert torch.equal(y[rows][:, columns], wanted[rows][:, columns])
+        # The panel's other columns: by other instructions, and right.
+        assert torch.allclose(y[rows, 149], wanted[rows, 149], rtol=1e-5, atol=1e-4)
+        assert y[:, 150].isnan().all()
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-33, 1e-36, 2e-38])
+@torch.no_grad()
+def test_a_small_column_beside_ordinary_ones_keeps_its_digits(scale: float) -> None:
+    x = torch.randn(70, 96, generator=generator())
+    w = torch.randn(64, 96, generator=generator(1))
+    w[3] *= scale
+    exact = x.double() @ w[3].double()
+    assert error(linear(x, w)[:, 3], exact) < 1e-6 + 2 * error(x @ w[3], exact)
+    assert error(linear(w, x)[3], exact) < 1e-6 + 2 * error(x @ w[3], exact)

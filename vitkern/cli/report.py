@@ -71,9 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             right, first = _measure(arguments, folder, first)
         finally:  # who interrupts sees what there is
-            stored = lines.load(folder)
-            if render.sections(stored):
-                _show(stored, out, picture, first)
+            if folder.is_dir():
+                stored = lines.load(folder)
+                if render.sections(stored):
+                    _show(stored, out, picture, first)
     return 0 if right else 1
 
 

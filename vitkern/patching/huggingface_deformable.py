@@ -155,8 +155,6 @@ ADAPTERS = (
     Rebound(
         "transformers.MultiscaleDeformableAttentionV2",
         *_classes("RTDetrV2MultiscaleDeformableAttention", "rt_detr_v2"),
-        *_classes("DFineMultiscaleDeformableAttention", "d_fine"),
-        *_classes("Deimv2MultiscaleDeformableAttention", "deimv2"),
         function="multi_scale_deformable_attention_v2",
         replacement=_one_call_v2,
         ops=("linear", "deformable_attention"),

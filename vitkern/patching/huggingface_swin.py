@@ -144,7 +144,8 @@ class SwinLayer(Adapter):
             return ""  # raises the module's own error
         if attn.config._attn_implementation != "sdpa":
             return f"the attention's implementation is {attn.config._attn_implementation!r}"
-        if module.training and (attn.attention_dropout > 0.0 or module.dropout.p > 0.0):
+        dropping = attn.training and attn.attention_dropout > 0.0
+        if dropping or parts.active(module._modules["dropout"]):
             return _DROPPING
         window = module.window_size
         if tuple(attn.relative_position_bias.window_size) != (window, window):

@@ -66,21 +66,26 @@ class PointwiseConvolution(Adapter):
 
     def match(self, module: Any) -> Match:
         """A kernel of one pixel and a stride of one, no groups; other convolutions are ignored."""
-        plain = module.padding_mode == "zeros" and module.padding in ((0, 0), "valid", "same")
         if module.kernel_size != (1, 1) or module.stride != (1, 1) or module.groups != 1:
             return Match(ignored=True)
-        if not plain or parts.parameter_reasons("", module, "weight", "bias"):
+        if not self._is_linear(module) or parts.parameter_reasons("", module, "weight", "bias"):
             return Match(["has padding, or parameters that are not plain"], ignored=True)
         return Match(
             calls=[probe.pointwise(module)], note="PyTorch computes channels-first and small ones"
         )
 
+    @staticmethod
+    def _is_linear(module: Any) -> bool:
+        """Whether the layer is one over channels, as it is now."""
+        plain = module.padding_mode == "zeros" and module.padding in ((0, 0), "valid", "same")
+        return plain and module.stride == (1, 1) and module.groups == 1
+
     def forward(self, swap: Swap, module: Any, input: torch.Tensor) -> torch.Tensor:
         weight, bias = module._parameters["weight"], module._parameters["bias"]
         here = input.is_cpu or swap.backend is not None
-        if here and input.dim() == 4 and input.shape[1] == weight.shape[1]:
+        if here and input.dim() == 4 and not input.is_contiguous() and self._is_linear(module):
             pixels = input.permute(0, 2, 3, 1)
-            if pixels.is_contiguous() and not input.is_contiguous():
+            if pixels.is_contiguous() and input.shape[1] == weight.shape[1]:
                 matrix = weight.flatten(1)
                 if suitable.linear(swap.backend, pixels, matrix, bias) is None:
                     y = ops.linear(pixels, matrix, bias, backend=swap.backend)

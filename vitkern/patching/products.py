@@ -57,10 +57,12 @@ class Products(Adapter):
         *classes: str,
         ops: tuple[str, ...] = ("linear", "attention"),
         written_out: bool = False,
+        only_if_asked: bool = False,
     ) -> None:
         super().__init__(name, *classes)
         self.ops = ops
         self.written_out = written_out
+        self.only_if_asked = only_if_asked
 
     def match(self, module: nn.Module) -> Match:
         """Any plain floating-point parameter, which gives dtype and device."""

@@ -95,8 +95,33 @@ static void multiply_block_made_whole(const Runtime& rt, const float* a, int64_t
   float* whole = (float*)rt.scratch(kWholePanel, floats * kPanel<D> * 4 + kPrefetch * 4);
   for (int64_t p = first; p < last; p++) {
     const int64_t column = p * kPanel<D>, live = smaller<int64_t>(kPanel<D>, columns - column);
-    join_panel(panel<D>(b_side.panels, k, p), k, panel_width<D>(columns, p), b_side.reach[p], whole);
-    multiply_block_on_vectors<Dot::f32>(rt, rows, stride, row, n, whole, live, floats, 0, 1, epilogue.from(column), false);
+    join_panel(panel<D>(b_side.panels, k, p), k, panel_width<D>(columns, p), b_side.reach + column, whole);
+    multiply_block_on_vectors<Dot::f32>(rt, rows, stride, row, n, whole, live, floats, 0, 1, epilogue.from(column),
+                                        false);
+  }
+}
+
+// Runs of ordinary rows times runs of panels with ordinary columns alone on tiles, the rest made whole.
+template <class T>
+static void multiply_block_in_parts(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
+                                    const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
+                                    const Epilogue<T>& epilogue) {
+  constexpr Dot D = Dot::f32_parts;
+  auto ordinary_panel = [&](int64_t p) {
+    bool all = true;  // also without K, where there is no B
+    for (int64_t c = 0; k > 0 && c < panel_width<D>(columns, p); c++) all &= ordinary(b_side.reach[p * kPanel<D> + c]);
+    return all;
+  };
+  for (int64_t p = first, q; p < last; p = q) {
+    const bool panels = ordinary_panel(p);
+    for (q = p + 1; q < last && ordinary_panel(q) == panels;) q++;
+    auto on_tiles = [&](int64_t r) { return panels && ordinary(a[(r + 1) * lda - 1]); };
+    for (int64_t r = 0, s; r < n; r = s) {
+      const bool tiles = on_tiles(r);
+      for (s = r + 1; s < n && on_tiles(s) == tiles;) s++;
+      const auto multiply = tiles ? multiply_block_on_tiles<D, T> : multiply_block_made_whole<T>;
+      multiply(rt, a + r * lda, lda, row + r, s - r, b_side, columns, k, p, q, epilogue);
+    }
   }
 }
 #endif
@@ -114,13 +139,10 @@ static void multiply_block(const Runtime& rt, const float* a, int64_t lda, int64
   } else {
 #if VITKERN_AMX
     if constexpr (D == Dot::f32_parts) {
-      Reach rows;
-      for (int64_t r = 0; r < n; r++) rows.add(a[(r + 1) * lda - 1]);
-      for (int64_t p = first; k > 0 && p < last; p++)  // without K there is no B
-        if (!rows.times(b_side.reach[p], k))
-          return multiply_block_made_whole(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
+      multiply_block_in_parts(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
+    } else {
+      multiply_block_on_tiles<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
     }
-    multiply_block_on_tiles<D>(rt, a, lda, row, n, b_side, columns, k, first, last, epilogue);
 #endif
   }
 }
@@ -169,7 +191,7 @@ static void multiply_all(const Runtime& rt, const Source& source, int64_t rows, 
   });
 }
 
-// B = weight^T packed on all threads into `out` (packed_floats(n, C::steps(k)) floats, and those of each panel's
+// B = weight^T packed on all threads into `out` (packed_floats(n, C::steps(k)) floats, and each column's
 // reach behind them).
 template <class C, class T>
 static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k, float* out) {
@@ -179,7 +201,7 @@ static void pack_weight(const Runtime& rt, const T* weight, int64_t n, int64_t k
     float* to = panel<C::dot>(out, steps, p);
     if constexpr (C::parts) {
       float* rows = (float*)rt.scratch(kRowsA, W * C::stride(k) * 4);
-      reach[p] = pack_panel_in_parts(weight, n, k, p, rows, C::stride(k), to);
+      pack_panel_in_parts(weight, n, k, p, rows, C::stride(k), to, reach + p * kPanel<C::dot>);
       return;
     }
     const int64_t words = (k + C::per_word - 1) / C::per_word, width = panel_width<C::dot>(n, p);

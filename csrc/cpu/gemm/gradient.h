@@ -85,7 +85,7 @@ static void multiply_chunk_in_parts(const Runtime& rt, const float* z, int64_t z
   put_transposed_parts(z, z_stride, n, on, a, lda);
   float *b = (float*)rt.scratch(kPanelsB, packed_bytes_as<C>(in_n, n)), *reach = b + packed_floats(in_n, steps);
   for (int64_t p = 0; p < panels; p++)
-    reach[p] = pack_plain_panel_in_parts(x, ldx, in_n, n, p, panel<C::dot>(b, steps, p), map);
+    pack_plain_panel_in_parts(x, ldx, in_n, n, p, panel<C::dot>(b, steps, p), reach + p * kPanel<C::dot>, map);
   Operand b_side(b);
   b_side.reach = reach;
   Epilogue<float> e{sums, lds};

@@ -32,7 +32,7 @@ constexpr bool kOnTiles = VITKERN_AMX && D != Dot::f32;
 template <Dot D>
 constexpr int kPanel = kOnTiles<D> ? 32 : NR;  // columns of a panel of B
 template <Dot D>
-constexpr int kStepsAtOnce = !kOnTiles<D> ? 1 : D == Dot::f32_parts ? 48 : 16;  // K has a multiple of this many steps; zeros fill up
+constexpr int kStepsAtOnce = !kOnTiles<D> ? 1 : D == Dot::f32_parts ? 48 : 16;  // K is a multiple; zeros fill up
 
 // Without VNNI the sum of two products of bytes has 16 bits, and saturates: weights must be such that
 // it cannot (see pack_int8).

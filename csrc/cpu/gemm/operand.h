@@ -17,7 +17,7 @@ struct Operand {
   const float* scale = nullptr;
   const int32_t* sums = nullptr;
   Range range = {};  // of the activations
-  const float* reach = nullptr;  // of floats in parts: the largest magnitude in each panel
+  const float* reach = nullptr;  // of floats in parts: each column's largest magnitude
   Operand(const float* panels_) : panels(panels_) {}
 };
 

@@ -1,7 +1,7 @@
 // float32 in three parts of bfloat16: x = high + middle + low, each part the rest of those before it, rounded.
-// Products of such parts are what tile registers do. Of the nine, six are computed: the other three are below
-// 2^-26 of a product, and float32 rounds each to 2^-24. (Henry, Tang and Heinecke, "Leveraging the bfloat16
-// artificial intelligence datatype for higher-precision computations", 2019.)
+// Products of such parts are what tile registers do. Of the nine, six are computed: the other three come to at most
+// 2^-24 of a product, mostly far less, and float32 rounds each to 2^-24. (Henry, Tang and Heinecke, "Leveraging the
+// bfloat16 artificial intelligence datatype for higher-precision computations", 2019.)
 //
 // 32 floats of a row are 48 words: 16 with pairs of high parts, those of the floats i and i + 16, then 16 of middle
 // parts and 16 of low ones.
@@ -18,26 +18,15 @@ constexpr int64_t floats_in_parts(int64_t words) { return words / kPartsWords * 
 
 #if VITKERN_AMX
 // Tiles take numbers below 2^-126 for zero, operands, products and sums, and the high part of a number may
-// round up to infinity. So products of parts are right where a row's largest magnitude, and a panel's, keep
-// away from both ends; there, what is lost is below float32's last place of their product.
-constexpr float kLeast = 0x1p-90f, kMost = 0x1p120f, kLift = 0x1p120f;
+// round up to infinity. So products of parts are right where a row of A and a column of B keep away from both ends
+// of the range; there, what is lost is below float32's last place of their largest product. Others are made whole
+// again, and vectors multiply them. Row and column alone decide, not what they are multiplied with beside each other.
+constexpr float kLeast = 0x1p-50f, kMost = 0x1p50f, kLift = 0x1p120f;
 
-// Of rows: the smallest and largest of their reaches (magnitudes of their largest elements) but zeros.
-struct Reach {
-  float low = kMost, high = 0;
-  bool finite = true;
-
-  void add(float reach) {
-    if (!(reach < kMost)) finite = false;  // or a NaN
-    else if (reach > 0) low = smaller(low, reach), high = larger(high, reach);
-  }
-  // Whether products with a panel over k floats are right.
-  bool times(float panel, int64_t k) const {
-    if (!finite || !(panel < kMost)) return false;
-    if (high == 0 || panel == 0) return true;
-    return low >= kLeast && panel >= kLeast && low * panel >= kLeast && high * panel * (float)k < kMost;
-  }
-};
+// Whether tiles multiply a row or column of this reach (the magnitude of its largest element; a NaN for a NaN).
+VK_INLINE bool ordinary(float reach) { return reach == 0 || (reach >= kLeast && reach < kMost); }
+// What the exact parts of one are multiplied by: bfloat16 has no digits for the low parts of small numbers.
+VK_INLINE float lift_of(float reach) { return reach < kLeast ? kLift : 1.f; }
 
 // Rounded to bfloat16's digits.
 VK_INLINE vf rounded(vf x) { return (vf)(((vu)x + 0x8000u) & 0xffff0000u); }
@@ -74,10 +63,6 @@ struct Magnitudes {
     return result;
   }
 };
-// Whether tiles multiply what reaches so far, and the factor that exact parts of it take.
-VK_INLINE bool ordinary(float reach) { return reach == 0 || (reach >= kLeast && reach < kMost); }
-VK_INLINE float lift_of(float reach) { return reach < kLeast ? kLift : 1.f; }
-
 // The same of one float, whatever it is: infinities and NaNs are their own high parts, and what would round to
 // infinity is cut. `next` is how far apart the parts are.
 VK_INLINE void put_exact_parts(float x, bf16* out, int64_t next) {
@@ -98,10 +83,8 @@ VK_INLINE int64_t part_of(int64_t k) {
   return k / kPartsFloats * kPartsWords * 2 + i % kPlane * 2 + i / kPlane;
 }
 
-// x[0:k] in parts, with zeros behind it; returns the row's reach. A row that tiles would not multiply rightly
-// gets exact parts, to be made whole again; with `lift` those of a row below kLeast are of x * kLift, since
-// bfloat16 has no digits for the low part of such numbers.
-static float put_parts(const float* x, int64_t k, float* out, bool lift) {
+// x[0:k] in parts, with zeros behind it; returns its reach. What is not ordinary gets exact parts, lifted.
+static float put_parts(const float* x, int64_t k, float* out) {
   Magnitudes magnitudes;
   auto put = [&](vf a, vf b, float* to) VK_ALWAYS {
     magnitudes.add(a, b);
@@ -117,65 +100,61 @@ static float put_parts(const float* x, int64_t k, float* out, bool lift) {
   const float reach = magnitudes.largest();
   if (!ordinary(reach)) {
     memset(out, 0, words_in_parts(k) * 4);
-    const float factor = lift ? lift_of(reach) : 1.f;
-    for (int64_t j = 0; j < k; j++) put_exact_parts(x[j] * factor, (bf16*)out + part_of(j), 2 * kPlane);
+    for (int64_t j = 0; j < k; j++) put_exact_parts(x[j] * lift_of(reach), (bf16*)out + part_of(j), 2 * kPlane);
   }
   return reach;
 }
 
-// Panel p of B = weight^T, (n, k), in parts, by way of `rows`: W of them, `stride` apart. Returns its reach.
+// Panel p of B = weight^T, (n, k), in parts, by way of `rows`: W of them, `stride` apart. `reach` gets its columns'.
 template <class T>
-static float pack_panel_in_parts(const T* weight, int64_t n, int64_t k, int64_t p, float* rows, int64_t stride,
-                                 float* out) {
+static void pack_panel_in_parts(const T* weight, int64_t n, int64_t k, int64_t p, float* rows, int64_t stride,
+                                float* out, float* reach) {
   constexpr Dot D = Dot::f32_parts;
   const int64_t width = panel_width<D>(n, p);
-  for (bool lift = false;; lift = true) {  // once more for a panel that is below kLeast
-    Reach reach;
-    for (int64_t c = 0; c < width; c += W) {
-      const int64_t first = p * kPanel<D> + c;
-      const int valid = (int)smaller<int64_t>(W, n - first);
-      for (int r = 0; r < valid; r++) reach.add(put_parts(weight + (first + r) * k, k, rows + r * stride, lift));
-      pack_transposed(rows, stride, valid, words_in_parts(k), out + c, width);
-    }
-    if (!reach.finite) return __builtin_nanf("");
-    if (lift || reach.high == 0 || reach.high >= kLeast) return reach.high;
+  for (int64_t c = 0; c < width; c += W) {
+    const int64_t first = p * kPanel<D> + c;
+    const int valid = (int)smaller<int64_t>(W, n - first);
+    for (int r = 0; r < W; r++)
+      reach[c + r] = r < valid ? put_parts(weight + (first + r) * k, k, rows + r * stride) : 0.f;
+    pack_transposed(rows, stride, valid, words_in_parts(k), out + c, width);
   }
 }
 
-// Panel p of B, row-major (k, n), each element through f, in parts. Returns its reach.
+// Panel p of B, row-major (k, n), each element through f, in parts. `reach` gets its columns'.
 template <class T, class F>
-static float pack_plain_panel_in_parts(const T* b, int64_t stride, int64_t n, int64_t k, int64_t p, float* out,
-                                       const F& f) {
+static void pack_plain_panel_in_parts(const T* b, int64_t stride, int64_t n, int64_t k, int64_t p, float* out,
+                                      float* reach, const F& f) {
   constexpr Dot D = Dot::f32_parts;
   const int64_t width = panel_width<D>(n, p);
-  // Calls put(two vectors of rows i and i + 16, where their high parts go).
-  auto for_pairs = [&](const auto& put) VK_ALWAYS {
-    for (int64_t i = 0; i < k; i += kPartsFloats)
-      for (int64_t c = 0; c < width; c += W) {
-        const T* from = b + i * stride + p * kPanel<D> + c;
-        const int live = (int)smaller<int64_t>(W, n - p * kPanel<D> - c);
+  for (int64_t c = 0; c < width; c += W) {
+    const T* from = b + p * kPanel<D> + c;
+    const int live = (int)smaller<int64_t>(W, n - p * kPanel<D> - c);
+    // Calls put(elements of rows i and i + 16, where their high parts go).
+    auto for_pairs = [&](const auto& put) VK_ALWAYS {
+      for (int64_t i = 0; i < k; i += kPartsFloats) {
         auto row = [&](int64_t r) VK_ALWAYS {
           if (i + r >= k) return vf{};
-          return f(live == W ? load(from + r * stride) : load_n(from + r * stride, live));
+          return f(live == W ? load(from + (i + r) * stride) : load_n(from + (i + r) * stride, live));
         };
         float* to = out + i / kPartsFloats * kPartsWords * width + c;
         for (int64_t w = 0; w < kPlane; w++) put(row(w), row(w + kPlane), to + w * width);
       }
-  };
-  Magnitudes magnitudes;
-  for_pairs([&](vf x, vf y, float* to) VK_ALWAYS {
-    magnitudes.add(x, y);
-    Chunk(x, y).put(to, kPlane * width);
-  });
-  const float reach = magnitudes.largest();
-  if (!ordinary(reach))
-    for_pairs([&](vf x, vf y, float* to) {
-      for (int j = 0; j < W; j++) {
-        put_exact_parts(x[j] * lift_of(reach), (bf16*)(to + j), 2 * kPlane * width);
-        put_exact_parts(y[j] * lift_of(reach), (bf16*)(to + j) + 1, 2 * kPlane * width);
-      }
+    };
+    Magnitudes magnitudes;
+    for_pairs([&](vf x, vf y, float* to) VK_ALWAYS {
+      magnitudes.add(x, y);
+      Chunk(x, y).put(to, kPlane * width);
     });
-  return reach;
+    store(reach + c, (vf)magnitudes.most);
+    for (int j = 0; j < W; j++) {
+      if (ordinary(reach[c + j])) continue;
+      const float factor = lift_of(reach[c + j]);
+      for_pairs([&](vf x, vf y, float* to) {
+        put_exact_parts(x[j] * factor, (bf16*)(to + j), 2 * kPlane * width);
+        put_exact_parts(y[j] * factor, (bf16*)(to + j) + 1, 2 * kPlane * width);
+      });
+    }
+  }
 }
 
 // A = rows^T, of n rows and `columns`, in parts: rows `lda` words apart with the reach of each in its last word.
@@ -226,11 +205,11 @@ VK_INLINE vf join_second(vf high, vf middle, vf low) {
   const vu mask = (vu)splat_int((int32_t)0xffff0000);
   return ((vf)((vu)middle & mask) + (vf)((vu)low & mask)) + (vf)((vu)high & mask);
 }
-VK_INLINE vf join_factor(float reach) { return splat(reach < kLeast ? 1 / kLift : 1.f); }
+VK_INLINE vf join_factor(vf reach) { return select(reach < splat(kLeast), splat(1 / kLift), splat(1.f)); }
 
 // The floats that a row's words were.
 static void join_row(const float* row, int64_t words, float reach, float* out) {
-  const vf factor = join_factor(reach);
+  const vf factor = join_factor(splat(reach));
   for (int64_t i = 0; i < words; i += kPartsWords, out += kPartsFloats) {
     const vf high = load(row + i), middle = load(row + i + kPlane), low = load(row + i + 2 * kPlane);
     store(out, join_first(high, middle, low) * factor);
@@ -238,25 +217,26 @@ static void join_row(const float* row, int64_t words, float reach, float* out) {
   }
 }
 // The same of a panel.
-static void join_panel(const float* panel, int64_t words, int64_t width, float reach, float* out) {
-  const vf factor = join_factor(reach);
+static void join_panel(const float* panel, int64_t words, int64_t width, const float* reach, float* out) {
   for (int64_t i = 0; i < words; i += kPartsWords, out += kPartsFloats * width)
     for (int64_t w = 0; w < kPlane; w++)
       for (int64_t c = 0; c < width; c += W) {
         const float* at = panel + (i + w) * width + c;
+        const vf factor = join_factor(load(reach + c));
         const vf high = load(at), middle = load(at + kPlane * width), low = load(at + 2 * kPlane * width);
         store(out + w * width + c, join_first(high, middle, low) * factor);
         store(out + (w + kPlane) * width + c, join_second(high, middle, low) * factor);
       }
 }
 
-// Whether element k of a panel's column is this number. Numbers that are taken for zero are any.
-VK_INLINE bool holds_parts(const float* panel, int64_t width, int64_t column, int64_t k, float number) {
-  if (__builtin_fabsf(number) < kLeast) return true;
+// Whether element k of a panel's column, which has this reach, is this number; of numbers that may have lost their low
+// parts, whether the high part is.
+VK_INLINE bool holds_parts(const float* panel, int64_t width, int64_t column, float reach, int64_t k, float number) {
+  number *= lift_of(reach);
   bf16 parts[3];
   put_exact_parts(number, parts, 1);
   const int64_t at = part_of(k);
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < (__builtin_fabsf(number) < kLeast ? 1 : 3); i++) {
     const bf16* word = (const bf16*)(panel + (at / 2 + i * kPlane) * width + column);
     if (memcmp(word + at % 2, parts + i, sizeof(bf16)) != 0) return false;
   }

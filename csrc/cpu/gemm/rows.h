@@ -116,13 +116,13 @@ struct Compute {
       for (; k < 2 * steps(k); k++) ((bf16*)row)[k] = bf16{0};
   }
 
-  // A row of float32 as the product reads it, `words` words long (it may be the row itself).
+  // A row of float32 as the product reads it, `words` words long (without parts it may be the row itself).
   static void put(const float* x, int64_t k, const Range& range, float* out, int64_t words) {
     if constexpr (int8) {
       quantize_row(x, k, range, (uint8_t*)out, out + words - 2);
     } else if constexpr (parts) {
 #if VITKERN_AMX
-      out[words - 1] = put_parts(x, k, out, true);
+      out[words - 1] = put_parts(x, k, out);
 #endif
     } else if constexpr (pairs) {
       bf16* to = (bf16*)out;

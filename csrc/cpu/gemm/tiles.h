@@ -181,40 +181,40 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
       const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
       const int64_t panels = smaller(at_once, last - p0);
       for (int64_t s = 0; s < groups * panels; s++) {
-          const int64_t r = (by_panels ? s % groups : s / panels) * kTileRows;
-          const int64_t p = p0 + (by_panels ? s / groups : s % panels);
-          const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
-          const int rows = (int)smaller<int64_t>(kTileRows, n - r);
-          // What this panel's place is taken by next: a part of it with each row of squares.
-          const bool same_piece = by_panels ? p + 1 < last : final;
-          const int64_t q = by_panels ? (same_piece ? p + 1 : final ? last : first) : p + (final ? at_once : 0);
-          const int64_t next_piece = by_panels ? piece + !same_piece : final ? 0 : piece + 1;
-          const int64_t wide = q < last ? panel_width<D>(columns, q) : 0;
-          const int64_t bytes = pieces.size(next_piece) * wide * 4, part = round_up((bytes + groups - 1) / groups, 64);
-          const int64_t from = r / kTileRows * part;
-          const char* next = (const char*)(panel<D>(b_side.panels, k, q) + next_piece * pieces.words * wide);
-          LinesAhead ahead{next + from, next + smaller(bytes, from + part), (part / 64 + turns - 1) / turns};
-          auto meanwhile = [&]() VK_ALWAYS {
-            ahead.ask();
-            before.finish(share);
-          };
-          float* partial = sums + r * ld_sums + (p - p0) * kTileColumns;
-          float* square = squares + i % 2 * kSquare;
-          const float* upper = (r < whole ? a + r * lda : rest) + k0;
-          const float* lower = (r + kSide < whole ? a + (r + kSide) * lda : rest) + k0;
-          // Sums of the pieces before this one are added to by the products, or to those.
-          constexpr bool kApart = D == Dot::f32_parts;
-          const bool in_square = final || (kApart && piece > 0);
-          square_function<D, decltype(meanwhile)>(rows, width)(
-              kn, upper, lower, lda, panel<D>(b_side.panels, k, p) + k0 * width, !kApart && piece > 0 ? partial : nullptr,
-              ld_sums, in_square ? square : partial, in_square ? kTileColumns : ld_sums, meanwhile);
-          if (!in_square) continue;
-          before.finish(kTileRows);
-          before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
-                    square, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
-          if (kApart && piece > 0) before.sums = partial, before.ld_sums = ld_sums, before.final = final;
-          i++;
-        }
+        const int64_t r = (by_panels ? s % groups : s / panels) * kTileRows;
+        const int64_t p = p0 + (by_panels ? s / groups : s % panels);
+        const int64_t width = panel_width<D>(columns, p), column = p * kTileColumns;
+        const int rows = (int)smaller<int64_t>(kTileRows, n - r);
+        // What this panel's place is taken by next: a part of it with each row of squares.
+        const bool same_piece = by_panels ? p + 1 < last : final;
+        const int64_t q = by_panels ? (same_piece ? p + 1 : final ? last : first) : p + (final ? at_once : 0);
+        const int64_t next_piece = by_panels ? piece + !same_piece : final ? 0 : piece + 1;
+        const int64_t wide = q < last ? panel_width<D>(columns, q) : 0;
+        const int64_t bytes = pieces.size(next_piece) * wide * 4, part = round_up((bytes + groups - 1) / groups, 64);
+        const int64_t from = r / kTileRows * part;
+        const char* next = (const char*)(panel<D>(b_side.panels, k, q) + next_piece * pieces.words * wide);
+        LinesAhead ahead{next + from, next + smaller(bytes, from + part), (part / 64 + turns - 1) / turns};
+        auto meanwhile = [&]() VK_ALWAYS {
+          ahead.ask();
+          before.finish(share);
+        };
+        float* partial = sums + r * ld_sums + (p - p0) * kTileColumns;
+        float* square = squares + i % 2 * kSquare;
+        const float* upper = (r < whole ? a + r * lda : rest) + k0;
+        const float* lower = (r + kSide < whole ? a + (r + kSide) * lda : rest) + k0;
+        // Sums of the pieces before this one are added to by the products, or to those.
+        constexpr bool kApart = D == Dot::f32_parts;
+        const bool in_square = final || (kApart && piece > 0);
+        square_function<D, decltype(meanwhile)>(rows, width)(
+            kn, upper, lower, lda, panel<D>(b_side.panels, k, p) + k0 * width, !kApart && piece > 0 ? partial : nullptr,
+            ld_sums, in_square ? square : partial, in_square ? kTileColumns : ld_sums, meanwhile);
+        if (!in_square) continue;
+        before.finish(kTileRows);
+        before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
+                  square, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+        if (kApart && piece > 0) before.sums = partial, before.ld_sums = ld_sums, before.final = final;
+        i++;
+      }
     }
   release_registers();
   before.finish(kTileRows);

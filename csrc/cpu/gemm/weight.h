@@ -9,8 +9,8 @@ constexpr int64_t kPrefetchSlack = 4096;  // tiles prefetch beyond the last pane
 
 template <class C>
 static int64_t packed_bytes_as(int64_t out, int64_t in) {
-  // Behind the panels, int8: each column's scale and sum; parts: each panel's reach.
-  const int64_t behind = C::int8 ? 2 * round_up(out, W) : C::parts ? panels_of<C::dot>(out) : 0;
+  // Behind the panels, int8: each column's scale and sum; parts: its reach.
+  const int64_t behind = (C::int8 ? 2 : C::parts ? 1 : 0) * round_up(out, W);
   return (int64_t)sizeof(PackedHeader) + (packed_floats(out, C::steps(in)) + behind) * 4 + kPrefetchSlack;
 }
 
@@ -93,7 +93,8 @@ static const float* usable(const Weight& w) {
     const T is = ((const T*)w.data)[n * w.in + k];
     if constexpr (C::parts) {
       const float* first = panel<C::dot>(panels, C::steps(w.in), p);
-      if (!holds_parts(first, panel_width<C::dot>(w.out, p), n % kPanel<C::dot>, k, is)) return nullptr;
+      const float reach = panels[packed_floats(w.out, C::steps(w.in)) + n];
+      if (!holds_parts(first, panel_width<C::dot>(w.out, p), n % kPanel<C::dot>, reach, k, is)) return nullptr;
       continue;
     }
     const float* word = panel<C::dot>(panels, C::steps(w.in), p) + k / C::per_word * panel_width<C::dot>(w.out, p) +
@@ -141,15 +142,15 @@ static const float* plain_weight(const Runtime& rt, Slot slot, const Weight& w) 
   return out;
 }
 
-// The same as C multiplies float32.
+// B = weight, for the gradient of the input, in the form in which C multiplies float32.
 template <class C, class T>
 static Operand plain_operand(const Runtime& rt, Slot slot, const Weight& w) {
   if constexpr (C::parts) {
     const int64_t steps = C::steps(w.out);
     float *out = (float*)rt.scratch(slot, packed_bytes_as<C>(w.in, w.out)), *reach = out + packed_floats(w.in, steps);
     for_tasks(rt, panels_of<C::dot>(w.in), [&](int64_t p) {
-      reach[p] = pack_plain_panel_in_parts((const T*)w.data, w.in, w.in, w.out, p, panel<C::dot>(out, steps, p),
-                                           [](vf x) { return x; });
+      pack_plain_panel_in_parts((const T*)w.data, w.in, w.in, w.out, p, panel<C::dot>(out, steps, p),
+                                reach + p * kPanel<C::dot>, [](vf x) { return x; });
     });
     Operand b(out);
     b.reach = reach;

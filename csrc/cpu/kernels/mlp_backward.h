@@ -57,7 +57,8 @@ struct MlpSlices {
         count(smaller<int64_t>(32, smaller(a.rows / (2 * block), (12 << 20) / larger<int64_t>(1, floats() * 4)))) {}
   // Sums of dweight1^T (in, hidden) and dweight2 (out, hidden), as panels of hidden columns.
   int64_t floats() const { return packed_floats(hidden, in) + packed_floats(hidden, out); }
-  bool few() const { return count < 8; }
+  // Tiles multiply so fast that slices, which vectors multiply, pay for small weights alone.
+  bool few() const { return count < 8 || (VITKERN_AMX && in + out > 256); }
 };
 
 // dpanel (rows, width) has the gradient at the activation's result, and becomes that at its argument, as

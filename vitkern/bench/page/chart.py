@@ -14,9 +14,14 @@ from vitkern.bench.page.history import Entry
 from vitkern.bench.page.lines import Line
 from vitkern.bench.peers.system import EAGER
 
-__all__ = ["PRECISIONS", "Bar", "Panel", "digits", "panels", "shortened", "svg"]
+__all__ = ["Bar", "Panel", "digits", "panels", "place_of", "shortened", "svg"]
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def place_of(precision: str) -> int:
+    """Where a precision comes among others; those that are not known come last."""
+    return PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def panels(entries: Iterable[Entry]) -> list[Panel]:
             groups.setdefault((line.subject, line.batch, line.case), []).append(line)
     found = []
     for (subject, batch, case), lines in groups.items():
-        ordered = sorted(lines, key=lambda line: PRECISIONS.index(line.precision))
+        ordered = sorted(lines, key=lambda line: place_of(line.precision))
         title = f"{subject}, batch {batch}, {case}"
         busy = any(line.busy for line in lines)
         before = [None, *(line.precision for line in ordered)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitkern.bench.contention import Contention
+from vitkern.bench.models import MODES
 from vitkern.bench.ops import OpRow
 from vitkern.bench.peers.system import EAGER, OURS
 from vitkern.bench.report import read_json
@@ -242,7 +243,7 @@ def _ops(source: Source, row: Mapping[str, Any]) -> Iterator[Line]:
 def _of_model(source: Source, row: Mapping[str, Any], method: str) -> Line:
     """What all systems share. A model that is itself in bfloat16 is a case of its own."""
     values = row["row"]
-    extras = ["forward + backward" if values["mode"] == "train" else "forward"]
+    extras = [MODES[values["mode"]]]
     extras += [f"model in {values['dtype']}"] * (values["dtype"] != "float32")
     return Line(
         source, "model", str(values["model"]), ", ".join(extras), int(values["batch"]),

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vitkern.bench.page.chart import PRECISIONS, Panel, digits, panels, svg
+from vitkern.bench.page.chart import Panel, digits, panels, place_of, svg
 from vitkern.bench.page.history import CHANGE, FASTER, SAME, SLOWER, UNKNOWN, Change, Entry, entries
 from vitkern.bench.page.lines import Source, Stored
 from vitkern.bench.report import replacing
@@ -167,8 +167,7 @@ def _ordered(found: Sequence[Entry]) -> tuple[Entry, ...]:
 
     def rank(entry: Entry) -> tuple[int, int, int]:
         line = entry.line
-        precision = PRECISIONS.index(line.precision) if line.precision in PRECISIONS else 9
-        return places[line.subject, line.case], line.batch or 0, precision
+        return places[line.subject, line.case], line.batch or 0, place_of(line.precision)
 
     return tuple(sorted(found, key=rank))
 
@@ -208,7 +207,7 @@ def page(stored: Stored, first: str | None = None) -> str:
         left_out=stored.left_out,
         limit=f"{CHANGE:.0%}",
         verdicts=(SLOWER, FASTER, SAME, UNKNOWN),
-        precisions=sorted({line.precision for line in lines}, key=PRECISIONS.index),
+        precisions=sorted({line.precision for line in lines}, key=place_of),
         batches=sorted({line.batch for line in lines if line.batch is not None}),
         systems=list(dict.fromkeys(line.system for line in lines)),
         css=_part("page.css"),

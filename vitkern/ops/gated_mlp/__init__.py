@@ -6,13 +6,13 @@ import torch
 
 from vitkern.dispatch import Operator
 from vitkern.ops import _epilogue
+from vitkern.ops.gated_mlp.call import GatedMlpCall
 from vitkern.ops.gated_mlp.reference import gated
 from vitkern.ops.linear import linear
-from vitkern.ops.mlp.call import MlpCall
 from vitkern.ops.mlp.checks import checked
 from vitkern.ops.weights import ConvertedWeight
 
-_OPERATOR = Operator("gated_mlp", MlpCall, __name__, composed=True)
+_OPERATOR = Operator("gated_mlp", GatedMlpCall, __name__, composed=True)
 
 
 def gated_mlp(
@@ -60,7 +60,8 @@ def gated_mlp(
         ValueError: shapes or devices that do not fit, or an unknown activation.
         UnsupportedInput: ``backend`` (or ``use_backend``) names one that refuses the call.
     """
-    call, fits = checked(x, weight1, bias1, weight2, bias2, activation, gamma, residual, parts=2)
+    plain, fits = checked(x, weight1, bias1, weight2, bias2, activation, gamma, residual, parts=2)
+    call = GatedMlpCall._make(plain)
     if not fits:
         call = call._replace(gamma=None, residual=None)
     y: torch.Tensor | None = _OPERATOR.whole(call, backend)

@@ -6,8 +6,8 @@ import torch
 
 from vitkern.ops import _cases
 from vitkern.ops._cpu import ACTIVATIONS
+from vitkern.ops.gated_mlp.call import GatedMlpCall
 from vitkern.ops.mlp import cases as mlp
-from vitkern.ops.mlp.call import MlpCall
 
 
 class Case(mlp.Case):
@@ -65,9 +65,9 @@ def make(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
-) -> MlpCall:
+) -> GatedMlpCall:
     """The tensors of a case; weights are scaled so that the products are of unit size."""
-    call = mlp.make(case, dtype, device, generator)
+    call = GatedMlpCall._make(mlp.make(case, dtype, device, generator))
     normal = _cases.Normal(dtype, device, generator)
     inputs, hidden, _ = case.dims
     return call._replace(

@@ -6,7 +6,7 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.ops import _epilogue
-from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.gated_mlp.call import GatedMlpCall
 from vitkern.ops.weights import product
 
 
@@ -16,7 +16,7 @@ def gated(pre: torch.Tensor, activation: str | None) -> torch.Tensor:
     return _epilogue.activate(a, activation) * b
 
 
-def reference(call: MlpCall) -> torch.Tensor:
+def reference(call: GatedMlpCall) -> torch.Tensor:
     """``residual + gamma * (gated(x @ weight1.T + bias1) @ weight2.T + bias2)``."""
     hidden = gated(product(call.x, call.weight1, call.bias1), call.activation)
     return _epilogue.finish(product(hidden, call.weight2, call.bias2), call.gamma, call.residual)

@@ -16,7 +16,7 @@ from vitkern.ops._triton.kernel import Kernel, Resources, cdiv, config, target_f
 from vitkern.ops._triton.operator import TRITON
 from vitkern.ops._triton.recorder import Work
 from vitkern.ops._triton.sums import column_sums
-from vitkern.ops.mlp.call import MlpCall
+from vitkern.ops.gated_mlp.call import GatedMlpCall
 
 _MODULE = "vitkern.ops.gated_mlp.triton_kernels"
 
@@ -31,7 +31,7 @@ _GRADIENT = Kernel(
 )  # fmt: skip
 
 
-def supports(call: MlpCall) -> list[str]:
+def supports(call: GatedMlpCall) -> list[str]:
     """Reasons to refuse: those of every op, and weights in other forms."""
     return availability.refusals(
         call.x, call.weight1, call.bias1, call.weight2, call.bias2, call.gamma, call.residual
@@ -227,7 +227,7 @@ _run = TRITON.operator("gated_mlp", _allocate, _launch)
 _run_backward = TRITON.operator("gated_mlp_backward", _allocate_backward, _launch_backward)
 
 
-def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
+def forward(call: GatedMlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
     """Keeps both halves before the activation, and what gamma multiplied if there is one."""
     operands: dict[str, Any] = call._asdict()
     operands["activation"] = ACTIVATIONS.index(call.activation)
@@ -236,7 +236,7 @@ def forward(call: MlpCall, needs_grad: bool) -> tuple[torch.Tensor, Tensors]:
 
 
 def backward(
-    call: MlpCall,
+    call: GatedMlpCall,
     saved: Tensors,
     grads: tuple[torch.Tensor, ...],
     needs: tuple[bool, ...],

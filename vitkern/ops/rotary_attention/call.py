@@ -9,6 +9,8 @@ import torch
 from vitkern.ops.attention.call import AttentionCall
 
 NORMS = (None, "layer", "rms")
+HALVES, INTERLEAVED = 1, 2
+"""Which elements make a pair that is rotated: d and d + head_dim / 2, or neighbours."""
 
 
 class RotaryAttentionCall(NamedTuple):

@@ -21,9 +21,8 @@ from vitkern.ops._triton.recorder import Work
 from vitkern.ops._triton.sums import column_sums
 from vitkern.ops.attention import triton as attention
 from vitkern.ops.attention.operators import joined
-from vitkern.ops.rotary_attention.call import NORMS, RotaryAttentionCall
+from vitkern.ops.rotary_attention.call import HALVES, INTERLEAVED, NORMS, RotaryAttentionCall
 from vitkern.ops.rotary_attention.reference import normalised, turned
-from vitkern.ops.rotary_attention.triton_kernels import HALVES, INTERLEAVED
 
 _MODULE = "vitkern.ops.rotary_attention.triton_kernels"
 
@@ -89,7 +88,7 @@ class _Rows:
         rotation = INTERLEAVED if self.interleaved else HALVES
         return {
             "HEAD_DIM": head_dim, "BLOCK_D": pow2(head_dim, 16), "NORM": self.norm,
-            "ROTATION": int(rotation.value) if self.rotates else 0,
+            "ROTATION": rotation if self.rotates else 0,
         }  # fmt: skip
 
     def arguments(self) -> dict[str, Any]:

@@ -8,11 +8,11 @@ as a partner, the second time from the first-level cache.
 import triton
 import triton.language as tl
 
-from vitkern.ops.rotary_attention.call import NORMS
+from vitkern.ops.rotary_attention import call
 
-LAYER: tl.constexpr = tl.constexpr(NORMS.index("layer"))
-HALVES: tl.constexpr = tl.constexpr(1)
-INTERLEAVED: tl.constexpr = tl.constexpr(2)
+LAYER: tl.constexpr = tl.constexpr(call.NORMS.index("layer"))
+HALVES: tl.constexpr = tl.constexpr(call.HALVES)
+INTERLEAVED: tl.constexpr = tl.constexpr(call.INTERLEAVED)
 
 
 @triton.jit
