@@ -74,7 +74,8 @@ def test_names() -> None:
 @needs_library
 def test_rows_are_of_every_op_that_has_a_kernel() -> None:
     found = rows()
-    assert {row.op for row in found} == set(OPERATORS)
+    on_cpu = {name for name, operator in OPERATORS.items() if "cpu" in operator.backends}
+    assert {row.op for row in found} == on_cpu
     assert all(row.backend != "eager" for row in found)
     assert len({row.name for row in found}) == len(found)
     assert rows("float16") == []

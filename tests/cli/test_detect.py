@@ -124,7 +124,7 @@ def test_wrong_use(
     one = str(images / "a" / "one.png")
     refused(["detect", str(tmp_path), one, *out], 2, "is no run: it has no best.safetensors")
     refused(["detect", str(run), "nothing.png", *out], 2, "neither a file nor a folder")
-    refused(["detect", str(run), str(images / "bad.png"), *out], 2, "no image could be read")
+    refused(["detect", str(run), str(images / "bad.png"), *out], 1, "no image could be read")
     refused(["detect", str(run), one, "--threshold", "2"], 2, "'2' is not a number from 0 to 1")
     refused(["detect", str(run), one, "--threshold", "nan"], 2, "is not a number from 0 to 1")
     refused(["detect", str(run), one, "--out", str(images / "a")], 2, "is one of the images")
