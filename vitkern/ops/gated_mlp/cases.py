@@ -49,7 +49,7 @@ CASES: tuple[Case, ...] = (
         _edge(f"{activation}-all", (3, 19), (40, 50, 41), activation=activation, gamma=True)
         for activation in ACTIVATIONS
     ),
-    _edge("long-m", (1543,), (8, 9, 7), residual=False),
+    _edge("long-m", (1543,), (8, 9, 7), gamma=True, residual=False),
     _edge("long-k", (7,), (1543, 13, 9), residual=False),
     _edge("wide", (65,), (16, 200, 24), gamma=True),
     _edge("products-only", (11,), (16, 24, 16), bias1=False, bias2=False, residual=False),
