@@ -24,7 +24,7 @@ def wide_rows(kernels: CudaKernels) -> None:
     """Layer normalisation by blocks."""
     x, none = _normal(5, 2052), torch.empty(0)
     y = torch.full_like(x, float("nan"))
-    layer_norm._launch(kernels, (y, none, none), x, None, None, 1e-5, None, False)
+    layer_norm._launch(kernels, (y, none, none), x, None, None, 1e-5, None, None, False)
     torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, x.shape[1:]))
 
 
@@ -32,9 +32,11 @@ def short_rows(kernels: CudaKernels) -> None:
     """Layer normalisation by warps, with its backward."""
     x, dy, weight = _normal(9, 83), _normal(9, 83).flip(0), _normal(83)
     y, stats, none = torch.full_like(x, float("nan")), torch.empty(9, 2), torch.empty(0)
-    layer_norm._launch(kernels, (y, none, stats), x, weight, None, 1e-5, None, True)
+    layer_norm._launch(kernels, (y, none, stats), x, weight, None, 1e-5, None, None, True)
     found = (torch.empty_like(x), torch.empty(83), torch.empty(83))
-    layer_norm._launch_backward(kernels, found, dy, None, x, weight, stats, True, True, True)
+    layer_norm._launch_backward(
+        kernels, (*found, none), dy, None, x, weight, stats, None, True, True, True, False
+    )
     leaves = (x.requires_grad_(), weight.requires_grad_(), torch.zeros(83, requires_grad=True))
     expected = torch.nn.functional.layer_norm(x, (83,), *leaves[1:])
     torch.testing.assert_close(y, expected.detach())
