@@ -88,7 +88,7 @@ MISTAKES = (
     ),
     Mistake(
         "a copy to an address that is not aligned", _GEMM,
-        "copy_async(tile + place_of(row, in_row), ",
+        "copy_async(tile + Tiles::place(row, in_row), ",
         "copy_async(tile.template as<T>() + (place_of(row, in_row) * Tiles::IN_CHUNK + 1), ",
         runs.product, "not aligned|out of bounds",
     ),
@@ -100,7 +100,7 @@ MISTAKES = (
     ),
     Mistake(
         "a step of k too few", _GEMM,
-        "ceil_div(k, Tiles::STEP)", "k / Tiles::STEP",
+        "static_cast<int>(ceil_div(k, Tiles::STEP)) - first_step", "static_cast<int>(k / Tiles::STEP) - first_step",
         runs.scattered_product, "not close",
     ),
     Mistake(
