@@ -100,7 +100,8 @@ MISTAKES = (
     ),
     Mistake(
         "a step of k too few", _GEMM,
-        "static_cast<int>(ceil_div(k, Tiles::STEP)) - first_step", "static_cast<int>(k / Tiles::STEP) - first_step",
+        "static_cast<int>(ceil_div(k, Tiles::STEP)) - first_step",
+        "static_cast<int>(k / Tiles::STEP) - first_step",
         runs.scattered_product, "not close",
     ),
     Mistake(
