@@ -6,7 +6,7 @@ All of it holds for every instruction set: what is asked is what float32 gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -40,10 +40,13 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(
-    f: object, x: torch.Tensor, weight: torch.Tensor, dy: torch.Tensor
+    f: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    dy: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    y = f(x, weight)  # type: ignore[operator]
+    y = f(x, weight)
     dx, dw = torch.autograd.grad(y, (x, weight), dy)
     return dx, dw
 
