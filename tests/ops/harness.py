@@ -152,7 +152,7 @@ def place(call: Any, device: torch.device = DEVICE) -> Any:
         return call
 
     def move(t: torch.Tensor) -> torch.Tensor:
-        memory = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
+        memory = torch.empty(0, dtype=t.dtype, device=t.device).set_(t.untyped_storage())
         return memory.to(device).as_strided(t.size(), t.stride(), t.storage_offset())
 
     return call._replace(

@@ -128,8 +128,12 @@ def run(
         folder = Path(temporary) if logs is None else logs
         folder.mkdir(parents=True, exist_ok=True)
         outcomes = [Path(temporary) / f"{i}.json" for i in range(processes)]
-        environment = {**os.environ, "VITKERN_TEST_DEVICE": device, "OMP_NUM_THREADS": "1",
-                       "VITKERN_CACHE_DIR": str(Path(temporary) / "cache")}  # fmt: skip
+        environment = {
+            **os.environ, "VITKERN_TEST_DEVICE": device, "OMP_NUM_THREADS": "1",
+            # The processes have the cores already.
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "VITKERN_CACHE_DIR": str(Path(temporary) / "cache"),
+        }  # fmt: skip
         started: list[subprocess.Popen[bytes]] = []
         try:
             for i, outcome in enumerate(outcomes):

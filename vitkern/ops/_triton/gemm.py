@@ -94,11 +94,12 @@ def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
     """
     m, n, k = constants["BLOCK_M"], constants["BLOCK_N"], constants["BLOCK_K"]
     shared = constants["STAGES"] * (m + n) * k * itemsize
-    registers = m * n
+    fast = tensor_cores(constants, itemsize)
+    registers = m * n if fast else 2 * m * n  # of runs, and of all of K
     if constants.get("ACTIVATION") or constants.get("BESIDE"):
         # Of two parts the compiler may have both at a time: counted as one.
         registers += m * n // (4 if constants.get("PARTS") == 4 else 1)
-    if not constants["ALIGNED"] and tensor_cores(constants, itemsize):
+    if not constants["ALIGNED"] and fast:
         registers = max(registers, m * n + 2 * (m + n) * k)
     return Resources(shared, registers)
 

@@ -5,6 +5,9 @@ import triton.language as tl
 
 from vitkern.ops._triton.shared_kernels import activate, slope
 
+RUN: tl.constexpr = tl.constexpr(512)
+"""Of K, how much is summed at a time where single precision is all that sums have."""
+
 
 @triton.jit
 def place(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
@@ -116,7 +119,11 @@ def product(
     where = (first + step).to(tl.int64)
     a_at = A + row[:, None].to(tl.int64) * a_row + where[None, :] * a_step
     b_at = B + where[:, None] * b_step + column[None, :].to(tl.int64) * b_column
+    # A long K one by one would lose more than libraries do, which have several sums.
+    SINGLE: tl.constexpr = B.dtype.element_ty == tl.float32 and not (HALF or TF32)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if SINGLE:
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in tl.range(first, last, BLOCK_K, num_stages=STAGES):
         if EVEN_K:
             a = tl.load(a_at, row[:, None] < M, 0.0)
@@ -126,8 +133,14 @@ def product(
             a = tl.load(a_at, (row[:, None] < M) & left[None, :], 0.0)
             b = tl.load(b_at, (column[None, :] < N) & left[:, None], 0.0)
         acc = multiply(a, b, acc, HALF, TF32)
+        if SINGLE:
+            if (start - first + BLOCK_K) % RUN == 0:
+                total += acc
+                acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         a_at += BLOCK_K * a_step
         b_at += BLOCK_K * b_step
+    if SINGLE:
+        acc += total
     if PARTIAL is not None:
         leave(acc, PARTIAL, row, column, M, N)
     elif PARTS == 4:

@@ -33,9 +33,11 @@ def forward(
         total = x.to(TOTAL.dtype.element_ty)
         tl.store(TOTAL + out, total, inside)
         x = total.to(tl.float32)
-    mean = tl.sum(x, 1) / width
+    # Rounded to nearest: of a constant row no deviation is left.
+    count = tl.cast(width, tl.float32)
+    mean = tl.div_rn(tl.sum(x, 1), count)
     centred = tl.where(inside, x - mean[:, None], 0.0)
-    scale = tl.math.rsqrt(tl.sum(centred * centred, 1) / width + eps)
+    scale = tl.math.rsqrt(tl.sum(centred * centred, 1) / count + eps)
     y = centred * scale[:, None]
     if WEIGHT is not None:
         weight = tl.load(WEIGHT + column * weight_step, known, 0.0).to(tl.float32)

@@ -45,7 +45,7 @@ def statistics(x, inside, eps, HEAD_DIM: tl.constexpr, NORM: tl.constexpr):
     """Each row's mean, which an rms norm takes as 0, and what its difference is multiplied by."""
     mean = tl.zeros((x.shape[0],), tl.float32)
     if NORM == LAYER:
-        mean = tl.sum(x, 1) / HEAD_DIM
+        mean = tl.div_rn(tl.sum(x, 1), tl.cast(HEAD_DIM, tl.float32))
     centred = tl.where(inside, x - mean[:, None], 0.0)
     return mean, tl.math.rsqrt(tl.sum(centred * centred, 1) / HEAD_DIM + eps)
 

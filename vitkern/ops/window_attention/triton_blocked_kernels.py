@@ -42,7 +42,7 @@ def blocked_forward(
     """OUT (B, H, W, C), contiguous, and LOG_SUMS (windows, heads, N). Programs: blocks of queries
     of a head, heads of a window, windows."""
     N: tl.constexpr = WINDOW_H * WINDOW_W
-    blocks: tl.constexpr = tl.cdiv(N, BLOCK_M)
+    blocks: tl.constexpr = (N + BLOCK_M - 1) // BLOCK_M
     i = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     head = tl.program_id(0) // blocks % heads
     window = tl.program_id(0) // blocks // heads
@@ -104,7 +104,7 @@ def blocked_backward_queries(
     """The queries' part of DQKV, where it is not None, and DELTA (windows, heads, N): each query's
     sum of ``dout * out``. Programs as of the forward kernel."""
     N: tl.constexpr = WINDOW_H * WINDOW_W
-    blocks: tl.constexpr = tl.cdiv(N, BLOCK_M)
+    blocks: tl.constexpr = (N + BLOCK_M - 1) // BLOCK_M
     i = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     head = tl.program_id(0) // blocks % heads
     window = tl.program_id(0) // blocks // heads
@@ -172,7 +172,7 @@ def blocked_backward_keys(
     """The keys' and values' part of DQKV, and PARTIAL_PAD (windows, blocks, 3C): what is owed to
     their padded positions. Programs: blocks of keys of a head, heads of a window, windows."""
     N: tl.constexpr = WINDOW_H * WINDOW_W
-    blocks: tl.constexpr = tl.cdiv(N, BLOCK_N)
+    blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     block = tl.program_id(0) % blocks
     head = tl.program_id(0) // blocks % heads
     window = tl.program_id(0) // blocks // heads
@@ -248,8 +248,8 @@ def blocked_backward_scores(
     """DSCORES (programs, heads, N, N): sums over every so many-th window of what is owed to the
     scores. Programs: tiles of a head's scores, heads; programs a tile."""
     N: tl.constexpr = WINDOW_H * WINDOW_W
-    rows: tl.constexpr = tl.cdiv(N, BLOCK_M)
-    columns: tl.constexpr = tl.cdiv(N, BLOCK_N)
+    rows: tl.constexpr = (N + BLOCK_M - 1) // BLOCK_M
+    columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     i = tl.program_id(0) // columns % rows * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)
     head = tl.program_id(0) // (rows * columns)
