@@ -14,6 +14,7 @@ import torch
 
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
+from vitkern.ops._plans import Planned, kind_of
 from vitkern.ops.weights import ConvertedWeight
 
 Outputs = tuple[torch.Tensor, ...]
@@ -30,6 +31,10 @@ class Family:
         missing: why no kernel can run on this machine, or None.
         automatic: whether the backend may be chosen without being asked for by name.
         recording: whether launches are written down now, so that fake tensors make them too.
+        settings: what launches follow from beside their arguments.
+
+    Attributes:
+        planned: what its operators do, by name.
     """
 
     def __init__(
@@ -40,9 +45,12 @@ class Family:
         *,
         automatic: bool = True,
         recording: Callable[[], Any] = lambda: None,
+        settings: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name, self.missing = name, missing
         self._keys, self._automatic, self._recording = tuple(keys), automatic, recording
+        self._settings = settings
+        self.planned: dict[str, Planned] = {}
         self._namespace = f"vitkern_{name}"
         self._library = torch.library.Library(self._namespace, "DEF")
 
@@ -64,13 +72,7 @@ class Family:
         schema = torch.library.infer_schema(allocate, mutates_args=())
         self._library.define(name + schema)
         recording = self._recording
-
-        def run(*arguments: Any) -> torch.Tensor | Outputs:
-            result = allocate(*arguments)
-            outputs = (result,) if isinstance(result, torch.Tensor) else result
-            if any(output.numel() for output in outputs):
-                launch(outputs, *arguments)
-            return result
+        run = self.planned[name] = Planned(allocate, launch, recording, self._settings)
 
         def pretend(*arguments: Any) -> torch.Tensor | Outputs:
             return run(*arguments) if recording() else allocate(*arguments)
@@ -78,8 +80,16 @@ class Family:
         for key in self._keys:
             self._library.impl(name, run, key)
         torch.library.register_fake(f"{self._namespace}::{name}", pretend, lib=self._library)
-        found: Callable[..., Any] = getattr(getattr(torch.ops, self._namespace), name)
-        return found
+        registered: Callable[..., Any] = getattr(getattr(torch.ops, self._namespace), name)
+
+        def call(*arguments: Any) -> Any:
+            # Where nobody looks, without PyTorch's dispatcher, which takes as long as two launches.
+            if torch.compiler.is_compiling() or _looked_at():
+                return registered(*arguments)
+            kind = kind_of(arguments)
+            return registered(*arguments) if kind is None else run.run(kind, arguments)
+
+        return call
 
     def backend(
         self,
@@ -89,6 +99,15 @@ class Family:
     ) -> Backend:
         """The backend of one op."""
         return Backend(self.name, supports, forward, backward, self.missing, self._automatic)
+
+
+def _looked_at() -> bool:
+    """Whether a mode, a transform or a tracer has to see operators."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def empty_unless(needed: bool, like: torch.Tensor, shape: tuple[int, ...] | torch.Size,

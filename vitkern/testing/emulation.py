@@ -122,7 +122,7 @@ CARD = Card()
 def kernels_of(path: Path, name: str) -> CudaKernels:
     """Other kernels than those of this source tree: a library, and a name for its operators."""
     library = EmulatedLibrary(path)
-    family = Family(name, ("CPU",), lambda: None, automatic=False)
+    family = _family(name, lambda: None)
     return _kernels(family, lambda: library)
 
 
@@ -133,7 +133,15 @@ def _kernels(family: Family, load: Callable[[], CudaLibrary]) -> CudaKernels:
     )  # fmt: skip
 
 
-EMULATED = _kernels(Family(NAME, ("CPU",), missing, automatic=False), load)
+def _settings() -> tuple[int, bool, bool]:
+    return CARD.processors, CARD.tf32, CARD.warpgroups
+
+
+def _family(name: str, missing: Callable[[], str | None]) -> Family:
+    return Family(name, ("CPU",), missing, automatic=False, settings=_settings)
+
+
+EMULATED = _kernels(_family(NAME, missing), load)
 
 
 @contextmanager

@@ -16,7 +16,23 @@ What the measurement cannot know: a call that is timed alone finds its weights i
 no neighbours.
 """
 
-from vitkern.dispatch.measured.measuring import Measurement, Use, choice, fastest, measuring
+from vitkern.dispatch.measured.measuring import (
+    Measurement,
+    Use,
+    choice,
+    fastest,
+    measures_forms,
+    measuring,
+)
 from vitkern.dispatch.measured.store import STORE, Decision
 
-__all__ = ["STORE", "Decision", "Measurement", "Use", "choice", "fastest", "measuring"]
+__all__ = [
+    "STORE",
+    "Decision",
+    "Measurement",
+    "Use",
+    "choice",
+    "fastest",
+    "measures_forms",
+    "measuring",
+]

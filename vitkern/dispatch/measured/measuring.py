@@ -30,6 +30,11 @@ _VARIANTS: ContextVar[bool] = ContextVar("vitkern_measuring_variants", default=F
 _one_at_a_time = threading.Lock()
 
 
+def measures_forms() -> bool:
+    """Whether this thread or task is in a ``measuring`` block."""
+    return _VARIANTS.get()
+
+
 def choice(operator: Operator[Any], call: Any) -> Backend | None:
     """The backend that was measured to be the fastest for such calls; None = the fixed order.
 

@@ -97,6 +97,7 @@ def of_device(device: torch.device) -> list[str]:
     return []
 
 
+@functools.cache
 def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 

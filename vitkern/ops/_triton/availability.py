@@ -56,7 +56,8 @@ def _broken() -> str | None:
 def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
     """Reasons to refuse that hold for every op: no Triton, wrong device, dtype or layout."""
     reason = missing()
-    if ACTIVE.get() is not None:
+    # torch.compile of before 2.14 cannot trace the variable, and nothing is recorded there.
+    if not torch.compiler.is_compiling() and ACTIVE.get() is not None:
         return []
     if reason is not None:
         return [reason]
@@ -78,6 +79,11 @@ def _device_refusals(device: torch.device) -> list[str]:
 
 
 def _capability(index: int | None) -> tuple[int, int]:
+    return _known_capability(index)
+
+
+@functools.cache
+def _known_capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 

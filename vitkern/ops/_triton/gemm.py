@@ -25,9 +25,9 @@ STEP = 64
 """The largest BLOCK_K; every one divides it, and parts of a split K are multiples of it."""
 
 # Classes of products, by the rows and the number of tiles.
-VECTOR, FEW, SMALL, LARGE, WIDE = range(5)
+VECTOR, FEW, SMALL, LARGE, WIDE, SQUARE, SLIM = range(7)
 # Rows of C that share a row of column sums: every BLOCK_M of the class is a multiple.
-_SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64, WIDE: 64}
+_SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64, WIDE: 64, SQUARE: 64, SLIM: 64}
 
 # BLOCK_M, BLOCK_N, BLOCK_K, warps, stages.
 _TENSOR_CORE_TILES = {
@@ -42,10 +42,16 @@ _TENSOR_CORE_TILES = {
         (64, 128, 64, 8, 3), (64, 64, 32, 4, 5),
     ),
 }  # fmt: skip
-# Where products are so fast that L2 bounds a tile of 128 x 128, the wider one comes first.
-_TENSOR_CORE_TILES[WIDE] = (
-    _TENSOR_CORE_TILES[LARGE][1], _TENSOR_CORE_TILES[LARGE][0], *_TENSOR_CORE_TILES[LARGE][2:],
-)  # fmt: skip
+# Large ones with thread blocks' own matrix units (Hopper, data-centre Blackwell).
+_SQUARE, _WIDE, _SLIM = (128, 128, 64, 8, 3), (128, 256, 64, 8, 3), (64, 128, 64, 4, 3)
+_MORE = ((128, 128, 64, 4, 3), (64, 128, 64, 4, 4), (128, 64, 64, 4, 3))
+_TENSOR_CORE_TILES |= {
+    SQUARE: (_SQUARE, _WIDE, _SLIM, *_MORE),
+    WIDE: (_WIDE, _SQUARE, _SLIM, *_MORE),
+    SLIM: (_SLIM, _SQUARE, _WIDE, *_MORE),
+}
+_RATES = {SQUARE: 0.93, WIDE: 1.0, SLIM: 0.85}
+"""How fast a processor multiplies with the first tile of the class, while it has one to do."""
 # Float32 without tensor cores: a thread has rows of A and columns of B in registers.
 _FMA_TILES = {
     VECTOR: ((16, 64, 32, 4, 3), (16, 128, 16, 4, 3)),
@@ -53,7 +59,7 @@ _FMA_TILES = {
     SMALL: ((64, 64, 16, 8, 3), (32, 64, 16, 4, 3), (128, 64, 16, 8, 3)),
     LARGE: ((128, 64, 16, 8, 3), (128, 128, 16, 8, 3), (64, 64, 16, 8, 3)),
 }
-_FMA_TILES[WIDE] = _FMA_TILES[LARGE]
+_FMA_TILES |= dict.fromkeys((WIDE, SQUARE, SLIM), _FMA_TILES[LARGE])
 
 
 def tensor_cores(constants: Mapping[str, Any], itemsize: int) -> bool:
@@ -75,16 +81,20 @@ def space(constants: Mapping[str, Any], itemsize: int) -> Sequence[Config]:
     for m, n, k, warps, stages in tiles:
         sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": min(k, deep), "GROUP": 8, "STAGES": stages}
         if "BESIDE" in constants:
-            sizes["PARTS"] = _parts(constants, m * n // (32 * warps))
+            sizes["PARTS"] = _parts(constants, m * n // (32 * warps), warps)
         found.append(config(warps, stages, **sizes))
     return found
 
 
-def _parts(constants: Mapping[str, Any], registers: int) -> int:
-    """In how many parts an epilogue takes a tile of which a thread has so many registers."""
+def _parts(constants: Mapping[str, Any], registers: int, warps: int) -> int:
+    """In how many parts an epilogue takes a tile of which a thread has so many registers.
+
+    Of few threads each has more to spare: two of their blocks fit a processor anyway.
+    """
     if registers >= 128 and (constants["BESIDE"] or constants["ACTIVATION"]):
         return 4
-    return 2 if registers >= 64 and constants["BESIDE"] else 1
+    crowded = warps > 4 or constants["ACTIVATION"]
+    return 2 if registers >= 64 and constants["BESIDE"] and crowded else 1
 
 
 def model(constants: Mapping[str, Any], itemsize: int) -> Resources:
@@ -164,10 +174,18 @@ def class_of(m: int, n: int, device: torch.device) -> int:
     if m <= 32:
         return FEW
     on, rows = target(device), cdiv(m, 128)
-    # With thread blocks' own matrix units (Hopper, data-centre Blackwell).
-    if on.capability[0] in (9, 10) and rows * cdiv(n, 256) >= on.processors:
-        return WIDE
-    return LARGE if rows * cdiv(n, 128) >= on.processors else SMALL
+    if rows * cdiv(n, 128) < on.processors:
+        return SMALL
+    if on.capability[0] not in (9, 10):
+        return LARGE
+
+    def cost(one: int) -> float:
+        """What the processor with most tiles multiplies."""
+        tile_m, tile_n = _TENSOR_CORE_TILES[one][0][:2]
+        tiles = cdiv(m, tile_m) * cdiv(n, tile_n)
+        return cdiv(tiles, on.processors) * tile_m * tile_n / _RATES[one]
+
+    return min(_RATES, key=cost)
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,13 @@ class Epilogue:
     pre: torch.Tensor | None = None
     activated: torch.Tensor | None = None
     sums: torch.Tensor | None = None
+
+    def is_bias(self) -> bool:
+        """Whether there is nothing else."""
+        others = (
+            self.gamma, self.residual, self.slope, self.pre, self.activated, self.sums,
+        )  # fmt: skip
+        return not self.activation and all(other is None for other in others)
 
 
 _NOTHING = Epilogue()
@@ -291,6 +316,15 @@ def product(
     if m == 0 or n == 0:
         if after.sums is not None:
             after.sums.zero_()
+        return
+    if c.device.type == "cuda" and not half and not recording() and after.is_bias():
+        # Nothing to fuse: cuBLAS has tiles that these kernels cannot have.
+        out = c.view(m, n)
+        with torch.no_grad():
+            if after.bias is None:
+                torch.mm(a, b, out=out)
+            else:
+                torch.addmm(after.bias, a, b, out=out)
         return
     alone = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False}
     how = plan(PRODUCT, m, n, k, b, {"HALF": half, "ALIGNED": aligned(a, b), **alone})

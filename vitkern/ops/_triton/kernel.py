@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vitkern.dispatch.measured import fastest
+from vitkern.ops._plans import Recorder, recorder, view
 from vitkern.ops._triton.recorder import Launch, Work, recording
 from vitkern.ops._triton.targets import Target, target_of
 
@@ -155,14 +156,25 @@ class Kernel:
             )  # fmt: skip
             return
 
-        def run(one: Config) -> None:
+        def run(one: Config) -> Any:
             merged = {**constants, **dict(one.constants)}
-            self.jit[grid(merged)](
+            return self.jit[grid(merged)](
                 **arguments, **merged, num_warps=one.warps, num_stages=one.stages
             )
 
-        with _on(device):
-            run(self._choose(device, candidates, arguments, constants, run))
+        writing = recorder()
+        with _on(device), nullcontext() if writing is None else writing.paused():
+            chosen = self._choose(device, candidates, arguments, constants, run)
+            compiled = run(chosen)
+        if writing is not None:
+            merged = {**constants, **dict(chosen.constants)}
+            values = {name: {**arguments, **merged}[name] for name in self.jit.arg_names}
+            programs = (*grid(merged), 1, 1)[:3]
+            if compiled is None:  # by the interpreter
+                options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
+                writing.steps.append(_Interpreted(self.jit[programs], values, options, writing))
+            else:
+                writing.steps.append(_Compiled(compiled[programs], values, writing))
 
     def _choose(
         self,
@@ -192,6 +204,45 @@ class Kernel:
             lambda: device.type != "cuda" or not torch.cuda.is_current_stream_capturing(),
         )  # fmt: skip
         return by_name.get(winner, candidates[0])
+
+
+class _Compiled:
+    """A launch that a plan repeats: addresses in place of tensors, as Triton's launcher takes."""
+
+    def __init__(self, launch: Callable[..., object], values: dict[str, Any], writing: Recorder):
+        self._launch, self._values = launch, list(values.values())
+        for i, value in enumerate(self._values):
+            if isinstance(value, torch.Tensor):
+                self._values[i] = 0  # where it has no elements
+        self._places = list(writing.places(dict(enumerate(values.values()))).items())
+
+    def __call__(
+        self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
+    ) -> None:
+        values = self._values.copy()
+        for i, place in self._places:
+            values[i] = addresses[place.base] + place.offset
+        self._launch(*values, stream=stream)
+
+
+class _Interpreted:
+    """The same for Triton's interpreter, which takes tensors."""
+
+    def __init__(
+        self, launch: Callable[..., object], values: dict[str, Any], options: dict[str, int],
+        writing: Recorder,
+    ) -> None:  # fmt: skip
+        self._launch, self._values, self._options = launch, values, options
+        self._views = {
+            name: (place, values[name].size(), values[name].stride())
+            for name, place in writing.places(values).items()
+        }
+
+    def __call__(
+        self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
+    ) -> None:
+        views = {name: view(bases, *one) for name, one in self._views.items()}
+        self._launch(**{**self._values, **views}, **self._options)
 
 
 def target_for(device: torch.device) -> Target:
