@@ -167,7 +167,8 @@ class _Call:
     def __call__(
         self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
     ) -> None:
-        self._func(*(view(bases, *one) for one in self._places))
+        with torch.no_grad():  # operators have their own backward
+            self._func(*(view(bases, *one) for one in self._places))
 
 
 def view(
