@@ -148,4 +148,4 @@ def test_a_call_costs_few_python_functions() -> None:
         ops.layer_norm(x)
     finally:
         sys.setprofile(None)
-    assert len(entered) <= 30, entered  # of these, three each to ask cuda and triton
+    assert len(entered) <= 31, entered  # of these, three to ask cuda, and four to ask triton

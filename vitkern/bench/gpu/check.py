@@ -29,7 +29,7 @@ from vitkern.bench.measure import first_line
 from vitkern.bench.timing import Plan, interleave
 from vitkern.ops._triton.targets import TARGETS
 
-TEST_SHARE = 0.45
+TEST_SHARE = 0.5
 """Of the time, at most, for the tests."""
 COMPILE_SHARE = 0.65
 """Of the time, until the end of compiling ahead."""
@@ -199,7 +199,7 @@ def gpu_settings(arguments: argparse.Namespace) -> Settings:
     folder = arguments.output or card.root() / "benchmarks" / "results" / here.slug
     entries = [one for one in rows.ROWS if arguments.rows in one.row.slug]
     # Each process of the tests has a context of its own on the GPU.
-    processes = max(1, min(len(os.sched_getaffinity(0)), 12))
+    processes = max(1, min(len(os.sched_getaffinity(0)), 16))
     return Settings(place, entries, device_tests.FILES, processes, folder, arguments.minutes,
                     resume=arguments.resume, logs=arguments.logs)  # fmt: skip
 

@@ -56,8 +56,7 @@ def _broken() -> str | None:
 def refusals(*tensors: torch.Tensor | ConvertedWeight | None) -> list[str]:
     """Reasons to refuse that hold for every op: no Triton, wrong device, dtype or layout."""
     reason = missing()
-    # torch.compile of before 2.14 cannot trace the variable, and nothing is recorded there.
-    if not torch.compiler.is_compiling() and ACTIVE.get() is not None:
+    if _recording():
         return []
     if reason is not None:
         return [reason]
@@ -78,6 +77,10 @@ def _device_refusals(device: torch.device) -> list[str]:
     return []
 
 
+def _recording() -> bool:
+    return ACTIVE.get() is not None
+
+
 def _capability(index: int | None) -> tuple[int, int]:
     return _known_capability(index)
 
@@ -90,3 +93,5 @@ def _known_capability(index: int | None) -> tuple[int, int]:
 # What is compiled keeps the answers for the machine that it was compiled on.
 missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# Before 2.14 torch.compile cannot trace the variable; what is compiled is not recorded.
+_recording._dynamo_marked_constant = True  # type: ignore[attr-defined]
