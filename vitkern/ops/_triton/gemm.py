@@ -50,8 +50,11 @@ _TENSOR_CORE_TILES |= {
     WIDE: (_WIDE, _SQUARE, _SLIM, *_MORE),
     SLIM: (_SLIM, _SQUARE, _WIDE, *_MORE),
 }
-_RATES = {SQUARE: 0.93, WIDE: 1.0, SLIM: 0.85}
-"""How fast a processor multiplies with the first tile of the class, while it has one to do."""
+_RATES = {SQUARE: 0.93, WIDE: 1.0, SLIM: 0.7}
+"""How fast a processor multiplies with the first tile of the class, while it has one to do.
+
+Estimates: smaller tiles read more of L2, and two of them run at the same time.
+"""
 # Float32 without tensor cores: a thread has rows of A and columns of B in registers.
 _FMA_TILES = {
     VECTOR: ((16, 64, 32, 4, 3), (16, 128, 16, 4, 3)),
