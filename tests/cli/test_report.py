@@ -149,6 +149,15 @@ def test_a_machine_that_is_not_there(
     assert not (tmp_path / "r.html").exists()
 
 
+def test_a_machine_that_is_not_there_is_said_at_once(
+    tasks: list[tuple[str, bool]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["report", "--results", str(tmp_path / "results"), "--machine", "acme-two"]
+    assert cli.main([*argv, "--out", str(tmp_path / "r.html")]) == 2
+    assert "--machine: 'acme-two' is none of " in capsys.readouterr().err
+    assert tasks == []
+
+
 def test_no_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["report", "--out", str(tmp_path / "r.html"), "--from"]
     assert cli.main([*argv, str(tmp_path / "missing")]) == 2

@@ -94,7 +94,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, first: str | None) -> 
     import torch
 
     from vitkern.bench import machine, models
-    from vitkern.bench.page import measuring
+    from vitkern.bench.page import lines, measuring
     from vitkern.bench.peers import run as peers
     from vitkern.cli._output import begin, show_progress
 
@@ -102,6 +102,9 @@ def _measure(arguments: argparse.Namespace, folder: Path, first: str | None) -> 
         torch.set_num_threads(arguments.threads)
     models.require_timm()
     here, versions = machine.describe(), peers.versions()
+    if first is not None:  # before an hour of work
+        stored = lines.load(folder).sources if folder.is_dir() else []
+        _known(first, {here.slug, *(str(one.machine["slug"]) for one in stored)})
     right = True
     for kind in arguments.only or KINDS:
         wanted = measuring.tasks(kind, quick=arguments.quick)
@@ -117,13 +120,17 @@ def _measure(arguments: argparse.Namespace, folder: Path, first: str | None) -> 
     return right, first or here.slug
 
 
+def _known(first: str | None, known: set[str]) -> None:
+    if first is not None and first not in known:
+        raise Usage(f"--machine: {first!r} is none of {', '.join(sorted(known))}")
+
+
 def _show(stored: Stored, out: Path, picture: Path | None, first: str | None) -> None:
     from vitkern.bench.page import render
     from vitkern.cli._output import writing
 
     known = {str(source.machine["slug"]) for source in stored.sources}
-    if first is not None and first not in known:
-        raise Usage(f"--machine: {first!r} is none of {', '.join(sorted(known))}")
+    _known(first, known)
     try:
         text = render.page(stored, first)
         drawn = None if picture is None else render.draw(stored, first)
