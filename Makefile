@@ -20,7 +20,8 @@ help: ## list the targets
 
 venv: $(STAMP) build ## the environment in .venv, with everything for tests and benchmarks
 
-# The steps in their order: the build needs setuptools and torch in the environment itself.
+# The steps in their order: the build needs setuptools and torch in the environment itself. Kernels
+# come before the install that would compile them too, because pip would not show that it takes long.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "vitkern needs Python 3.10 or newer, and PYTHON=$(PYTHON) is not:" \
@@ -30,6 +31,7 @@ $(STAMP): pyproject.toml
 		rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet "setuptools>=77.0.3" wheel
 	$(BIN)/python -m pip install --quiet "torch>=2.10" torchvision
+	@$(BIN)/python setup.py --quiet build_kernels
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $@
 

@@ -69,7 +69,7 @@ class Part:
         folder = ROOT / "build" / (name if self.kind == "CPU" else f"{name}-{self.kind.lower()}")
         try:
             if mode == "0":
-                raise build.BuildUnavailable(f"VITKERN_BUILD_{self.kind}=0")
+                raise build.BuildUnavailable(build.parameters.not_wanted(self.kind))
             self.library, self.info = self.build(folder, version, in_place)
         except build.BuildError as error:
             failed = isinstance(error, build.BuildFailed)

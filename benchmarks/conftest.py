@@ -80,3 +80,28 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for kind, rows in session.config.stash[ROWS].items():
         path = RESULTS / here.slug / f"{kind}.json"
         report.write_json(path, report.merged(path, report.document(kind, here, rows)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in remarks(config):
+        terminalreporter.write_line(line)
+
+
+def remarks(config: pytest.Config) -> list[str]:
+    """What the table of times does not say: whether to believe it, and where results are."""
+    kinds = config.stash[ROWS]
+    rows = [row for found in kinds.values() for row in found]
+    lines = []
+    busy = sum(bool((row.get("contention") or {}).get("busy")) for row in rows)
+    if busy:
+        lines.append(
+            f"other processes used the machine in {busy} of {len(rows)} rows: do not believe the"
+            " times of these, measure again when it is idle"
+        )
+    if kinds and config.getoption("--store"):
+        folder = RESULTS.relative_to(RESULTS.parents[1]) / machine.describe().slug
+        lines.append(f"stored: {folder}/ ({', '.join(f'{kind}.json' for kind in kinds)})")
+    return lines

@@ -100,3 +100,16 @@ def test_a_wide_run_that_decides_too_little_is_an_error(
     )
     conftest.pytest_sessionfinish(session)
     assert session.exitstatus == status
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_run_says_what_was_busy_and_where_its_results_are(store: bool) -> None:
+    rows = {"ops": [{"contention": {"busy": True}}, {"contention": None}], "harm": [{}]}
+    config: Any = SimpleNamespace(
+        stash={conftest.ROWS: rows}, getoption={"--store": store}.__getitem__
+    )
+    busy, *stored = conftest.remarks(config)
+    assert busy.startswith("other processes used the machine in 1 of 3 rows: do not believe")
+    assert [line.startswith("stored: benchmarks/results/") for line in stored] == [True] * store
+    rows.clear()
+    assert conftest.remarks(config) == []

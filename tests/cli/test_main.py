@@ -41,7 +41,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ((), "required: COMMAND"),
         (("nosuchcommand",), "invalid choice: 'nosuchcommand'"),
-        (("info", "--nosuchoption"), "unrecognized arguments: --nosuchoption"),
+        (
+            ("info", "--nosuchoption"),
+            "vitkern info: unrecognized arguments: --nosuchoption (see vitkern info --help)",
+        ),
         (("patch-report",), "required: MODEL"),
         (("patch-report", "nosuchmodel"), "timm has no model 'nosuchmodel'"),
         (("patch-report", "vit_tiny_patch16_224", "--backend", "cpuu"), "did you mean 'cpu'"),

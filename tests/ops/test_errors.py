@@ -74,6 +74,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "key_padding_mask is on meta",
     ),
+    (
+        lambda: ops.attention(QKV, QKV, QKV, key_padding_mask=Z(2, 5).bool().to_sparse()),
+        TypeError,
+        "key_padding_mask must be strided, got layout torch.sparse_coo",
+    ),
     (lambda: ops.attention(QKV, QKV, QKV, scale="1"), TypeError, "scale must be a number.*got str"),
     (lambda: ops.attention(QKV, QKV, QKV, dropout_p=1.0), ValueError, "dropout_p must be.*got 1.0"),
     (lambda: ops.attention(QKV, QKV, QKV, dropout_p=-0.1), ValueError, "dropout_p must be"),

@@ -82,8 +82,11 @@ def test_cuda_kernels_in_a_source_tree_are_built_where_asked_for(
     assert parameters.build_mode("CUDA") == "auto"
     assert parameters.build_mode("CUDA", optional=True) == "0"
     assert parameters.build_mode("CPU", optional=True) == "auto"
+    assert "none unless VITKERN_BUILD_CUDA=1" in parameters.not_wanted("CUDA")
     monkeypatch.setenv("VITKERN_BUILD_CUDA", "1")
     assert parameters.build_mode("CUDA", optional=True) == "1"
+    monkeypatch.setenv("VITKERN_BUILD_CUDA", "0")
+    assert parameters.not_wanted("CUDA") == "VITKERN_BUILD_CUDA=0"
 
 
 def test_finds_torch_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +161,7 @@ def test_it_says_so_before_it_compiles(
     """Setting up would be silent for minutes otherwise."""
     count = len(builder())
     first, last = capsys.readouterr().err.splitlines()
-    assert first == f"vitkern: compiling {count} files (1 to 3 minutes on 2 cores)"
+    assert first == f"vitkern: compiling {count} files (2 to 7 minutes on 2 cores)"
     assert last.startswith(f"vitkern: compiled {count} of {count} files in ")
     builder()
     assert capsys.readouterr().err == ""
@@ -201,6 +204,14 @@ def test_compiler_errors_name_the_file_and_the_log(builder: Builder) -> None:
     assert "retrun" in (builder.folder / "build.log").read_text()
     builder.edit("cpu/scale.cpp", "retrun", "return")
     assert builder() == {"scale"}
+
+
+@needs_compiler
+def test_many_compiler_errors_are_a_short_line(builder: Builder) -> None:
+    for number in range(5):
+        (builder.root / f"csrc/cpu/wrong{number}.cpp").write_text("retrun\n")
+    with pytest.raises(_build.BuildFailed, match=r"wrong2.cpp and 2 more did not compile \(log: "):
+        builder()
 
 
 @needs_compiler

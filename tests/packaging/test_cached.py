@@ -44,7 +44,7 @@ def test_the_library_is_found_by_its_sources(
     version = _library._installed_version() or ""
     folder = _build.build_cached(cache, _build.plan_cpu(project, version))
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "vitkern: compiling 3 files (1 to 3 minutes on 2 cores)"
+    assert said[0] == "vitkern: compiling 3 files (2 to 7 minutes on 2 cores)"
     assert [line.split(" after ")[0] for line in said[1:4]] == [
         f"vitkern: {n} of 3 compiled" for n in (1, 2, 3)
     ]

@@ -18,7 +18,7 @@ import torch
 
 from vitkern import UnsupportedInput, _build, _library, ops
 from vitkern._build import parameters
-from vitkern._build.cuda import _architectures, _flags_of
+from vitkern._build.cuda import _architectures, _flags_of, cuda_requirements
 from vitkern.dispatch import OPERATORS
 from vitkern.ops._cuda import device
 from vitkern.ops._cuda.device import DEVICE
@@ -27,6 +27,7 @@ from vitkern.ops._cuda.library import CudaLibrary
 from vitkern.ops._family import Family
 from vitkern.ops.linear import cuda as linear
 
+ROOT = Path(__file__).resolve().parents[2]
 PipWheel = Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]
 needs_nvcc = pytest.mark.skipif(isinstance(_build.find_nvcc(), str), reason=str(_build.find_nvcc()))
 
@@ -84,6 +85,22 @@ def test_a_missing_toolkit_is_said_in_a_line(
         r"vitkern: CUDA kernels not built: (no CUDA toolkit|VITKERN_CUDA_ARCHITECTURES='banana')",
         output,
     ), output
+
+
+@needs_nvcc
+def test_a_missing_host_compiler_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvcc = _build.find_nvcc()
+    assert not isinstance(nvcc, str)
+    assert nvcc.complaint() is None
+    monkeypatch.setenv("CUDA_HOME", str(nvcc.home))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("NVCC_CCBIN", raising=False)
+    with pytest.raises(
+        _build.BuildUnavailable, match="nvcc has no C\\+\\+ compiler that it can use"
+    ):
+        cuda_requirements(ROOT, (80,))
 
 
 @needs_nvcc

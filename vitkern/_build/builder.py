@@ -102,7 +102,7 @@ def _build(
     units = _units(csrc, build_dir / "objects", compiler, torch, isas)
 
     start = time.perf_counter()
-    compiled = compile_stale(units, log, "1 to 3 minutes on 2 cores", progress)
+    compiled = compile_stale(units, log, "2 to 7 minutes on 2 cores", progress)
     library = build_dir / parameters.LIBRARY_NAME
     _link(units, library, compiler, torch, log, force=bool(compiled))
     if compiled:

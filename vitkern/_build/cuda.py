@@ -43,6 +43,15 @@ class Nvcc:
     def version(self) -> str:
         return ".".join(map(str, self.release))
 
+    def complaint(self) -> str | None:
+        """Why it cannot compile anything, or None: it needs a C++ compiler beside it."""
+        command = [str(self.path), "-E", "-x", "cu", os.devnull]
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+        lines = result.stderr.strip().splitlines() or ["it says nothing"]
+        return lines[0] if result.returncode else None
+
     def architectures(self) -> tuple[int, ...]:
         """Numbers of the architectures that it compiles for."""
         result = subprocess.run(
@@ -137,7 +146,11 @@ def cuda_requirements(
     if unknown:
         names = ", ".join(map(str, sorted(unknown)))
         raise BuildUnavailable(f"CUDA {nvcc.version} does not know architectures {names}")
-    return nvcc, tuple(sorted(architectures)) or _architectures(nvcc)
+    architectures = tuple(sorted(architectures)) or _architectures(nvcc)
+    complaint = nvcc.complaint()
+    if complaint is not None:
+        raise BuildUnavailable(f"nvcc has no C++ compiler that it can use ({complaint})")
+    return nvcc, architectures
 
 
 def cuda_sources_digest(root: Path) -> str | None:

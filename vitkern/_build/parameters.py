@@ -178,6 +178,14 @@ def build_mode(kind: str, *, optional: bool = False) -> str:
     return value
 
 
+def not_wanted(kind: str) -> str:
+    """Why a library is not built where :func:`build_mode` is ``0``."""
+    name = f"VITKERN_BUILD_{kind}"
+    if os.environ.get(name, "").strip():
+        return f"{name}=0"
+    return f"a source tree has none unless {name}=1"
+
+
 def extra_flags() -> tuple[str, ...]:
     """VITKERN_BUILD_CXXFLAGS, split."""
     import shlex

@@ -91,7 +91,9 @@ def compile_stale(
                 progress(done, len(stale), futures[future].label, seconds)
         errors = [error for future in futures if (error := future.result()) is not None]
     if errors:
-        labels = ", ".join(label for label, _ in errors)
+        labels = ", ".join(label for label, _ in errors[:3])
+        if len(errors) > 3:
+            labels += f" and {len(errors) - 3} more"
         raise BuildFailed(
             f"{labels} did not compile (log: {_shown(log.path)})",
             "".join(output for _, output in errors),

@@ -17,7 +17,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vitkern.cli._errors import Failure
 
@@ -49,6 +49,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class _Command(_Parser):
+    """Refuses by itself what it does not know, so that the error names the command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
     from vitkern.bench.machine import version
 
@@ -56,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="vitkern", description="Custom kernels that make vision transformers fast."
     )
     parser.add_argument("--version", action="version", version=f"vitkern {version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Command
+    )
     for found in pkgutil.iter_modules(__path__):
         if found.name.startswith("_"):
             continue

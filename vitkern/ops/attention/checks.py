@@ -65,6 +65,8 @@ def _check_mask(mask: Any, q: torch.Tensor, expected: tuple[int, int]) -> None:
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"key_padding_mask must be a bool tensor (True = ignore), got {got}")
+    if mask.layout is not torch.strided:
+        raise TypeError(f"key_padding_mask must be strided, got layout {mask.layout}")
     _check.shape("key_padding_mask", mask, expected, "batch, keys")
     if mask.device != q.device:
         raise ValueError(f"key_padding_mask is on {mask.device} but q is on {q.device}")
