@@ -141,3 +141,20 @@ def test_a_plan_launches_the_same(op: str, launches: Launches) -> None:
     assert any("argument 0" in row for row in seen[0])
     for later in seen[1:]:
         assert later == seen[0]
+
+
+@pytest.mark.parametrize("card", [name for name in TARGETS if name != "mi300x"])
+@pytest.mark.parametrize("itemsize, tf32", [(2, False), (4, True), (4, False)])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("wanted", range(len(gemm._SUM_ROWS)))
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_configuration_fits_every_product(
+    card: str, itemsize: int, tf32: bool, aligned: bool, wanted: int, activation: int, beside: bool
+) -> None:
+    """Whatever the strides: operands that are not aligned take registers. (AMD cards are refused.)"""
+    constants = {
+        "CLASS": wanted, "DEPTH": gemm.STEP, "TF32": tf32, "HALF": False, "ALIGNED": aligned,
+        "ACTIVATION": activation, "BESIDE": beside, "EVEN_K": False, "SUM_ROWS": 64,
+    }  # fmt: skip
+    assert gemm.PRODUCT.fitting(TARGETS[card], constants, itemsize)

@@ -44,7 +44,8 @@ _TENSOR_CORE_TILES = {
 }  # fmt: skip
 # Large ones with thread blocks' own matrix units (Hopper, data-centre Blackwell).
 _SQUARE, _WIDE, _SLIM = (128, 128, 64, 8, 3), (128, 256, 64, 8, 3), (64, 128, 64, 4, 3)
-_MORE = ((128, 128, 64, 4, 3), (64, 128, 64, 4, 4), (128, 64, 64, 4, 3))
+# The last one is what operands that are not aligned leave registers for.
+_MORE = ((128, 128, 64, 4, 3), (64, 128, 64, 4, 4), (128, 64, 64, 4, 3), (64, 64, 32, 4, 5))
 _TENSOR_CORE_TILES |= {
     SQUARE: (_SQUARE, _WIDE, _SLIM, *_MORE),
     WIDE: (_WIDE, _SQUARE, _SLIM, *_MORE),
