@@ -152,7 +152,7 @@ def test_a_plan_launches_the_same(op: str, launches: Launches) -> None:
 def test_a_configuration_fits_every_product(
     card: str, itemsize: int, tf32: bool, aligned: bool, wanted: int, activation: int, beside: bool
 ) -> None:
-    """Whatever the strides: operands that are not aligned take registers. (AMD cards are refused.)"""
+    """Whatever the strides: operands that are not aligned take registers. AMD's is refused."""
     constants = {
         "CLASS": wanted, "DEPTH": gemm.STEP, "TF32": tf32, "HALF": False, "ALIGNED": aligned,
         "ACTIVATION": activation, "BESIDE": beside, "EVEN_K": False, "SUM_ROWS": 64,
