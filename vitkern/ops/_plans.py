@@ -122,6 +122,14 @@ class Recorder(TorchDispatchMode):
         self.refuse(f"a tensor of shape {tuple(tensor.shape)} that is no part of one of the call's")
         return None
 
+    def shaped(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
+        """What ``view`` takes to make the tensor again; None, and refused, where it cannot."""
+        place = self.place(tensor)
+        if place is not None and self._bases[place.base].dtype is not tensor.dtype:
+            self.refuse(f"a tensor in {tensor.dtype} of memory in another dtype")
+            return None
+        return None if place is None else (place, tensor.size(), tensor.stride())
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -153,22 +161,22 @@ class Recorder(TorchDispatchMode):
             self._call(_INTO[func], out, *args)
 
     def _call(self, func: Callable[..., object], *tensors: torch.Tensor) -> None:
-        places = [(self.place(one), one.size(), one.stride()) for one in tensors]
-        if all(place is not None for place, _, _ in places):
-            self.steps.append(_Call(func, places))
+        shapes = [self.shaped(one) for one in tensors]
+        if None not in shapes:
+            self.steps.append(_Call(func, shapes))
 
 
 class _Call:
     """A function of PyTorch whose first argument gets the result."""
 
-    def __init__(self, func: Callable[..., object], places: list[Any]) -> None:
-        self._func, self._places = func, places
+    def __init__(self, func: Callable[..., object], shapes: list[Any]) -> None:
+        self._func, self._shapes = func, shapes
 
     def __call__(
         self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
     ) -> None:
         with torch.no_grad():  # operators have their own backward
-            self._func(*(view(bases, *one) for one in self._places))
+            self._func(*(view(bases, *one) for one in self._shapes))
 
 
 def view(

@@ -76,7 +76,7 @@ class Store:
             OSError: a file cannot be deleted.
         """
         with self._lock:
-            self._decisions, self._unsaved, self.overrides = {}, {}, {}
+            self._decisions, self._unsaved, self.overrides, self.variants = {}, {}, {}, {}
             folder = cache_folder()
             files = list(folder.glob("decisions-*.json")) if folder is not None else []
             for path in files:
@@ -87,6 +87,7 @@ class Store:
         """As in a new process: nothing is known, and the next choice reads from disk."""
         with self._lock:
             self._decisions, self._unsaved, self._file, self.overrides = {}, {}, None, None
+            self.variants = {}
 
     def _open(self, *, only_if_any: bool) -> None:
         folder = None

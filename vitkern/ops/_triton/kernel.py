@@ -243,10 +243,12 @@ class _Interpreted:
         writing: Recorder,
     ) -> None:  # fmt: skip
         self._launch, self._values, self._options = launch, values, options
-        self._views = {
-            name: (place, values[name].size(), values[name].stride())
-            for name, place in writing.places(values).items()
+        tensors = {
+            name: writing.shaped(value)
+            for name, value in values.items()
+            if isinstance(value, torch.Tensor) and value.numel()
         }
+        self._views = {name: shaped for name, shaped in tensors.items() if shaped is not None}
 
     def __call__(
         self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
