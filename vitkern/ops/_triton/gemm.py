@@ -25,7 +25,8 @@ STEP = 64
 """The largest BLOCK_K; every one divides it, and parts of a split K are multiples of it."""
 
 # Classes of products, by the rows and the number of tiles.
-VECTOR, FEW, SMALL, LARGE, WIDE, SQUARE, SLIM = range(7)
+CLASSES = range(7)
+VECTOR, FEW, SMALL, LARGE, WIDE, SQUARE, SLIM = CLASSES
 # Rows of C that share a row of column sums: every BLOCK_M of the class is a multiple.
 _SUM_ROWS = {VECTOR: 16, FEW: 32, SMALL: 32, LARGE: 64, WIDE: 64, SQUARE: 64, SLIM: 64}
 
