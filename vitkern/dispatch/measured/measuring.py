@@ -31,7 +31,7 @@ _one_at_a_time = threading.Lock()
 
 
 def measures_forms() -> bool:
-    """Whether this thread or task is in a ``measuring`` block."""
+    """Whether forms of kernels that were not timed yet would be, in this thread or task."""
     return _VARIANTS.get()
 
 
