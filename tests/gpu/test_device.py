@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from tests.ops import harness
 from vitkern.bench import models, parity
 from vitkern.bench.gpu import card
 from vitkern.bench.gpu.cuda_timing import captured
+from vitkern.dispatch.measured.gpu import sampler
 from vitkern.models import create_model
 
 pytestmark = [
@@ -256,3 +258,18 @@ def test_tensors_on_a_second_gpu(name: str) -> None:
     for one, same in zip(model.parameters(), other.parameters(), strict=True):
         if one.grad is not None and same.grad is not None:
             torch.testing.assert_close(one.grad, same.grad.to("cuda:0"))
+
+
+def test_a_measurement_is_of_the_gpu_alone() -> None:
+    """What launching takes is not in it: a slow launch of little work."""
+    x, wait = torch.zeros(16, device="cuda:0"), threading.Event().wait
+    sample = sampler(x.device)
+    assert sample is not None
+
+    def slow() -> None:
+        wait(1e-3)
+        x.add_(1.0)
+
+    assert sample(slow, 20) < 0.1 * 1e-3
+    # One that keeps the GPU busy for SLEEP cycles is as long as that, however quickly launched.
+    assert sample(lambda: torch.cuda._sleep(SLEEP // 10), 2) > SLEEP / 10 / 4e9

@@ -258,7 +258,7 @@ def test_the_cpu_refuses_what_it_cannot_mix(op: str) -> None:
 def _measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Of blocks eager is the fastest backend, of what they are made of it is not."""
 
-    def in_turns(runs: timing.Runs, static: str) -> timing.Seconds:
+    def in_turns(runs: timing.Runs, static: str, **_: object) -> timing.Seconds:
         with _Recorder() as recorder:
             runs["cpu"]()
         (func, _), *_ = recorder.calls

@@ -56,4 +56,6 @@ def test_mistakes_are_found(
 
 def test_eager_passes() -> None:
     for op in harness.OPS:
-        harness.check(op, "eager", harness.small(op), grad=True)
+        # On GPUs the gradient of grid_sample is not deterministic, which is asked for by poison.
+        poison = not (harness.ON_GPU and op == "deformable_attention")
+        harness.check(op, "eager", harness.small(op), grad=True, poison=poison)

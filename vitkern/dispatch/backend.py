@@ -28,6 +28,8 @@ class Backend:
             is ordinary differentiable PyTorch.
         available: why the backend cannot run on this machine at all, or None if it can.
         automatic: whether it may be chosen without being asked for by name.
+        recorded: whether its launches can be written down and repeated
+            (``vitkern/ops/_plans.py``).
     """
 
     name: str
@@ -36,3 +38,4 @@ class Backend:
     backward: Callable[[Any, Tensors, tuple[Any, ...], tuple[bool, ...]], Tensors] | None = None
     available: Callable[[], str | None] = lambda: None
     automatic: bool = True
+    recorded: bool = False

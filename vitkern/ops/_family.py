@@ -15,6 +15,7 @@ import torch
 from vitkern.dispatch import Backend
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._plans import Planned, kind_of
+from vitkern.ops._recorder import recorder
 from vitkern.ops.weights import ConvertedWeight
 
 Outputs = tuple[torch.Tensor, ...]
@@ -45,7 +46,7 @@ class Family:
         *,
         automatic: bool = True,
         recording: Callable[[], Any] = lambda: None,
-        settings: Callable[[], Any] = lambda: None,
+        settings: Callable[[], Any] | None = None,
     ) -> None:
         self.name, self.missing = name, missing
         self._keys, self._automatic, self._recording = tuple(keys), automatic, recording
@@ -72,7 +73,15 @@ class Family:
         schema = torch.library.infer_schema(allocate, mutates_args=())
         self._library.define(name + schema)
         recording = self._recording
-        run = self.planned[name] = Planned(allocate, launch, recording, self._settings)
+
+        def decide(*arguments: Any) -> torch.Tensor | Outputs:
+            result = allocate(*arguments)
+            outputs = (result,) if isinstance(result, torch.Tensor) else result
+            if any(output.numel() for output in outputs):
+                launch(outputs, *arguments)
+            return result
+
+        run = self.planned[name] = Planned(decide, recording, self._settings)
 
         def pretend(*arguments: Any) -> torch.Tensor | Outputs:
             return run(*arguments) if recording() else allocate(*arguments)
@@ -84,7 +93,7 @@ class Family:
 
         def call(*arguments: Any) -> Any:
             # Where nobody looks, without PyTorch's dispatcher, which takes as long as two launches.
-            if torch.compiler.is_compiling() or _looked_at():
+            if torch.compiler.is_compiling() or (looked_at() and recorder() is None):
                 return registered(*arguments)
             kind = kind_of(arguments)
             return registered(*arguments) if kind is None else run.run(kind, arguments)
@@ -98,10 +107,12 @@ class Family:
         backward: Callable[[Any, Tensors, tuple[Any, ...], tuple[bool, ...]], Tensors],
     ) -> Backend:
         """The backend of one op."""
-        return Backend(self.name, supports, forward, backward, self.missing, self._automatic)
+        return Backend(
+            self.name, supports, forward, backward, self.missing, self._automatic, recorded=True
+        )
 
 
-def _looked_at() -> bool:
+def looked_at() -> bool:
     """Whether a mode, a transform or a tracer has to see operators."""
     return bool(
         torch._C._len_torch_dispatch_stack()

@@ -24,7 +24,7 @@ class Timer:
         self.seconds: dict[str, float] = {}
         self.timed: list[list[str]] = []
 
-    def __call__(self, runs: timing.Runs, static: str) -> timing.Seconds:
+    def __call__(self, runs: timing.Runs, static: str, **_: object) -> timing.Seconds:
         self.timed.append(list(runs))
         for run in runs.values():
             run()

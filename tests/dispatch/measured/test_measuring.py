@@ -223,7 +223,7 @@ def test_two_threads_do_not_time_at_once_and_do_not_repeat_each_other(
     inside, most, timed = 0, 0, []
     both = threading.Barrier(2)
 
-    def in_turns(runs: timing.Runs, static: str) -> timing.Seconds:
+    def in_turns(runs: timing.Runs, static: str, **_: object) -> timing.Seconds:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)

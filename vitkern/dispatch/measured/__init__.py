@@ -21,6 +21,7 @@ from vitkern.dispatch.measured.measuring import (
     Use,
     choice,
     fastest,
+    measures,
     measures_forms,
     measuring,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Use",
     "choice",
     "fastest",
+    "measures",
     "measures_forms",
     "measuring",
 ]

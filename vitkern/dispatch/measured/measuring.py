@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitkern.dispatch.measured import timing
+from vitkern.dispatch.measured.gpu import sampler
 from vitkern.dispatch.measured.key import Key, is_hashable, key_of, variant_key, wants_gradient
 from vitkern.dispatch.measured.store import STORE, Decision
 
@@ -33,6 +34,11 @@ _one_at_a_time = threading.Lock()
 def measures_forms() -> bool:
     """Whether forms of kernels that were not timed yet would be, in this thread or task."""
     return _VARIANTS.get()
+
+
+def measures() -> bool:
+    """Whether backends would be timed, in this thread or task."""
+    return _ACTIVE.get() is not None
 
 
 def choice(operator: Operator[Any], call: Any) -> Backend | None:
@@ -79,7 +85,7 @@ def fastest(
         names: of the forms.
         likeness: gives what a decision holds for, beside kernel and device: plain values, shapes
             and dtypes.
-        run: ``run(name)`` gives a function that computes with that form, and waits for it.
+        run: ``run(name)`` gives a function that computes with that form.
         timeable: whether one may wait now; asked before anything is timed.
     """
     active = _VARIANTS.get()
@@ -95,7 +101,8 @@ def fastest(
         return names[0]
     token = _VARIANTS.set(False)
     try:
-        times = timing.in_turns({name: run(name) for name in names}, names[0])
+        runs = {name: run(name) for name in names}
+        times = timing.in_turns(runs, names[0], sample=sampler(device))
     finally:
         _VARIANTS.reset(token)
     if names[0] not in times:
@@ -202,7 +209,7 @@ class Measurement:
         token = _ACTIVE.set(None)  # what candidates call in turn is not measured
         try:
             with torch.random.fork_rng(devices=[]):
-                times = timing.in_turns(runs, static)
+                times = timing.in_turns(runs, static, sample=sampler(_device(call)))
         finally:
             _ACTIVE.reset(token)
         if static not in times:
@@ -216,19 +223,8 @@ def _run(operator: Operator[Any], backend: Backend, call: Any) -> Callable[[], o
 
     Gradients go nowhere: the leaves are other tensors, on the same memory.
     """
-    device = next(value.device for value in call if isinstance(value, torch.Tensor))
-
-    def finish() -> None:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-
     if not wants_gradient(call):
-
-        def forward() -> None:
-            operator.compute(backend, call)
-            finish()
-
-        return forward
+        return lambda: operator.compute(backend, call)
 
     fields = [
         value.detach().requires_grad_()
@@ -246,9 +242,12 @@ def _run(operator: Operator[Any], backend: Backend, call: Any) -> Callable[[], o
         outputs = [y for y in (result if type(result) is tuple else (result,)) if y.requires_grad]
         ones = [torch.ones_like(y) for y in outputs]
         torch.autograd.grad(outputs, leaves, ones, allow_unused=True)
-        finish()
 
     return both
+
+
+def _device(call: Any) -> torch.device:
+    return next(value.device for value in call if isinstance(value, torch.Tensor))
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ for benchmarks, at length; dispatch is below it.)
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -25,13 +26,18 @@ MARGIN = 0.03
 Runs = Mapping[str, Callable[[], object]]
 Seconds = dict[str, list[float]]
 Clock = Callable[[], float]
+Sample = Callable[[Callable[[], object], int], float]
+"""Calls something so many times; gives seconds per call."""
 
 
-def in_turns(runs: Runs, static: str, clock: Clock = time.perf_counter) -> Seconds:
+def in_turns(
+    runs: Runs, static: str, clock: Clock = time.perf_counter, sample: Sample | None = None
+) -> Seconds:
     """Seconds per call of each, an entry a round. What raises has no entry.
 
-    Each runs once before it is timed.
+    Each runs once before it is timed; ``sample`` times it, or ``clock`` does.
     """
+    take = sample or functools.partial(_time, clock=clock)
     seconds: Seconds = {name: [] for name in runs}
     calls: dict[str, int] = {}
     start = clock()
@@ -46,9 +52,9 @@ def in_turns(runs: Runs, static: str, clock: Clock = time.perf_counter) -> Secon
                 continue
             try:
                 if number < 0:
-                    calls[name] = _calls(runs[name], clock)
+                    calls[name] = _calls(runs[name], take)
                 else:
-                    seconds[name].append(_time(runs[name], calls[name], clock))
+                    seconds[name].append(take(runs[name], calls[name]))
             except Exception:  # not to be chosen; a call that names it gets the error
                 del seconds[name]
     return seconds
@@ -86,10 +92,10 @@ def _ratios(
     return low, middle, high
 
 
-def _calls(run: Callable[[], object], clock: Clock) -> int:
+def _calls(run: Callable[[], object], sample: Sample) -> int:
     """How many calls make a sample long enough, after one that is slow because it is the first."""
     run()
-    once = max(_time(run, 1, clock), 1e-9)
+    once = max(sample(run, 1), 1e-9)
     return min(max(math.ceil(SAMPLE_SECONDS / once), 1), 1000)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vitkern.ops._plans import recorder
+from vitkern.ops._recorder import recorder
 
 FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """The numbers of dtypes: ``Format`` in csrc/cuda/numeric.cuh."""

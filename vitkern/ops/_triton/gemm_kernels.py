@@ -95,6 +95,42 @@ def halves(x, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def multiply_along(
+    a_at, b_at, a_there, b_there, first, last, step, a_step, b_step,
+    dtype: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr, HALF: tl.constexpr, TF32: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """(BLOCK_M, BLOCK_N): the product of A and B along K, from ``first`` to ``last``.
+
+    ``a_at`` and ``b_at`` are the addresses of the first block, ``a_there`` the rows and ``b_there``
+    the columns that there are; EVEN_K: no block is cut.
+    """
+    # A long K one by one would lose more than libraries do, which have several sums.
+    SINGLE: tl.constexpr = dtype == tl.float32 and not (HALF or TF32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if SINGLE:
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in tl.range(first, last, BLOCK_K, num_stages=STAGES):
+        if EVEN_K:
+            a = tl.load(a_at, a_there, 0.0)
+            b = tl.load(b_at, b_there, 0.0)
+        else:
+            left = step < last - start
+            a = tl.load(a_at, a_there & left[None, :], 0.0)
+            b = tl.load(b_at, b_there & left[:, None], 0.0)
+        acc = multiply(a, b, acc, HALF, TF32)
+        if SINGLE:  # noqa: SIM102 - known when it is compiled
+            if (start - first + BLOCK_K) % RUN == 0:
+                total += acc
+                acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        a_at += BLOCK_K * a_step
+        b_at += BLOCK_K * b_step
+    if SINGLE:
+        acc += total
+    return acc
+
+
+@triton.jit
 def product(
     A, B, BIAS, GAMMA, RESIDUAL, SLOPE, C, PRE, ACTIVATED, SUMS, PARTIAL,
     M, N, K, each, a_row, a_step, b_step, b_column,
@@ -119,28 +155,10 @@ def product(
     where = (first + step).to(tl.int64)
     a_at = A + row[:, None].to(tl.int64) * a_row + where[None, :] * a_step
     b_at = B + where[:, None] * b_step + column[None, :].to(tl.int64) * b_column
-    # A long K one by one would lose more than libraries do, which have several sums.
-    SINGLE: tl.constexpr = B.dtype.element_ty == tl.float32 and not (HALF or TF32)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if SINGLE:
-        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in tl.range(first, last, BLOCK_K, num_stages=STAGES):
-        if EVEN_K:
-            a = tl.load(a_at, row[:, None] < M, 0.0)
-            b = tl.load(b_at, column[None, :] < N, 0.0)
-        else:
-            left = step < last - start
-            a = tl.load(a_at, (row[:, None] < M) & left[None, :], 0.0)
-            b = tl.load(b_at, (column[None, :] < N) & left[:, None], 0.0)
-        acc = multiply(a, b, acc, HALF, TF32)
-        if SINGLE:  # noqa: SIM102 - known when it is compiled
-            if (start - first + BLOCK_K) % RUN == 0:
-                total += acc
-                acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        a_at += BLOCK_K * a_step
-        b_at += BLOCK_K * b_step
-    if SINGLE:
-        acc += total
+    acc = multiply_along(
+        a_at, b_at, row[:, None] < M, column[None, :] < N, first, last, step, a_step, b_step,
+        B.dtype.element_ty, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_K, HALF, TF32, STAGES,
+    )  # fmt: skip
     if PARTIAL is not None:
         leave(acc, PARTIAL, row, column, M, N)
     elif PARTS == 4:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vitkern.dispatch.measured import fastest
-from vitkern.ops._plans import Recorder, recorder, view
+from vitkern.ops._recorder import Recorder, recorder, view
 from vitkern.ops._triton.recorder import Launch, Work, recording
 from vitkern.ops._triton.targets import Target, target_of
 
@@ -189,17 +189,9 @@ class Kernel:
             return candidates[0]
         by_name = {one.name: one for one in candidates}
 
-        def timed(one: Config) -> Callable[[], None]:
-            def thunk() -> None:
-                run(one)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-
-            return thunk
-
         winner = fastest(
             f"triton:{self.name}", device, tuple(by_name), lambda: _likeness(arguments, constants),
-            lambda name: timed(by_name[name]),
+            lambda name: functools.partial(run, by_name[name]),
             # While a CUDA graph is captured nobody waits; what was measured before is in the graph.
             lambda: device.type != "cuda" or not torch.cuda.is_current_stream_capturing(),
         )  # fmt: skip

@@ -13,8 +13,9 @@ from vitkern.ops.attention.dropout import keep_mask
 def reference(call: AttentionCall) -> torch.Tensor:
     """``dropout(softmax(q @ k.T * scale + bias)) @ v``."""
     plain = call.bias is None and call.key_padding_mask is None and call.seed is None
-    if plain and call.k.shape[2] > 0:
-        # Every row has a key, so what PyTorch has fused means the same.
+    if plain and call.k.numel() > 0 and call.q.numel() > 0:
+        # Every row has a key, so what PyTorch has fused means the same. (Of no images it gives None
+        # in half precision on a GPU: PyTorch 2.11.)
         return F.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
     scores = call.q * call.scale @ call.k.transpose(-2, -1)
     if call.bias is not None:

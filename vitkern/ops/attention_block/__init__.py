@@ -6,6 +6,7 @@ import torch
 
 from vitkern.dispatch import Operator
 from vitkern.ops import _check
+from vitkern.ops._composed import Composed
 from vitkern.ops.attention import attention
 from vitkern.ops.attention_block.call import AttentionBlockCall
 from vitkern.ops.layer_norm import layer_norm
@@ -14,6 +15,21 @@ from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("attention_block", AttentionBlockCall, __name__, composed=True)
 _NAMES = ("norm_weight", "norm_bias", "qkv_weight", "qkv_bias", "proj_weight", "proj_bias", "gamma")
+
+
+def _compose(call: AttentionBlockCall, backend: str | None) -> torch.Tensor:
+    x, heads = call.x, call.num_heads
+    y: torch.Tensor = layer_norm(x, call.norm_weight, call.norm_bias, eps=call.eps, backend=backend)  # type: ignore[assignment]
+    qkv = linear(y, call.qkv_weight, call.qkv_bias, backend=backend)
+    qkv = qkv.unflatten(-1, (3, heads, x.shape[2] // heads))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    y = attention(q, k, v, scale=call.scale, backend=backend).transpose(1, 2).reshape(x.shape)
+    return linear(
+        y, call.proj_weight, call.proj_bias, gamma=call.gamma, residual=x, backend=backend
+    )
+
+
+_COMPOSED = Composed(_OPERATOR, _compose)
 
 
 def attention_block(
@@ -73,15 +89,6 @@ def attention_block(
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,))
     _check.inference("qkv_weight", qkv_weight, x, *tensors)
     _check.inference("proj_weight", proj_weight, x, *tensors)
-    if _check.block(x, _NAMES, tensors, shapes):
-        call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
-        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
-        if out is not None:
-            return out
-
-    y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]
-    qkv = linear(y, qkv_weight, qkv_bias, backend=backend)
-    qkv = qkv.unflatten(-1, (3, num_heads, c // num_heads))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    heads = attention(q, k, v, scale=scale, backend=backend).transpose(1, 2).reshape(x.shape)
-    return linear(heads, proj_weight, proj_bias, gamma=gamma, residual=x, backend=backend)
+    fused = _check.block(x, _NAMES, tensors, shapes)
+    call = AttentionBlockCall(x, *tensors, num_heads, _check.epsilon(eps), scale)
+    return _COMPOSED(call, backend) if fused else _compose(call, backend)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from vitkern.ops._triton.gemm_kernels import halves, multiply, place
+from vitkern.ops._triton.gemm_kernels import halves, multiply_along, place
 from vitkern.ops._triton.shared_kernels import activate, slope
 
 
@@ -26,7 +26,7 @@ def gated_product(
 
     A tile has as many columns of one half as of the other, those that belong together, so that
     nothing but C is written, and PRE where it is not None. EVEN_K: every BLOCK_K divides K. CLASS,
-    DEPTH and ALIGNED are for the choice of configurations only; ``each`` is K.
+    DEPTH and ALIGNED are for the choice of configurations only; ``each`` is K, of one program.
     """
     part: tl.constexpr = BLOCK_N // 2
     half = N // 2
@@ -39,18 +39,10 @@ def gated_product(
     step = tl.arange(0, BLOCK_K)
     a_at = A + row[:, None].to(tl.int64) * a_row + step[None, :] * a_step
     b_at = B + step[:, None] * b_step + column[None, :].to(tl.int64) * b_column
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in tl.range(0, K, BLOCK_K, num_stages=STAGES):
-        if EVEN_K:
-            a = tl.load(a_at, row[:, None] < M, 0.0)
-            b = tl.load(b_at, there, 0.0)
-        else:
-            left = step < K - start
-            a = tl.load(a_at, (row[:, None] < M) & left[None, :], 0.0)
-            b = tl.load(b_at, there & left[:, None], 0.0)
-        acc = multiply(a, b, acc, False, TF32)
-        a_at += BLOCK_K * a_step
-        b_at += BLOCK_K * b_step
+    acc = multiply_along(
+        a_at, b_at, row[:, None] < M, there, tl.program_id(1) * each, K, step, a_step, b_step,
+        B.dtype.element_ty, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_K, False, TF32, STAGES,
+    )  # fmt: skip
     a, b = halves(acc, BLOCK_M, BLOCK_N)
     first = tile_n * part + tl.arange(0, part)
     known = first < half

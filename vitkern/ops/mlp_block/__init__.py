@@ -6,6 +6,7 @@ import torch
 
 from vitkern.dispatch import Operator
 from vitkern.ops import _check, _epilogue
+from vitkern.ops._composed import Composed
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.mlp import mlp
 from vitkern.ops.mlp_block.call import MlpBlockCall
@@ -13,6 +14,25 @@ from vitkern.ops.weights import ConvertedWeight
 
 _OPERATOR = Operator("mlp_block", MlpBlockCall, __name__, composed=True)
 _NAMES = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "gamma")
+
+
+def _compose(call: MlpBlockCall, backend: str | None) -> torch.Tensor:
+    x = call.x
+    y: torch.Tensor = layer_norm(x, call.norm_weight, call.norm_bias, eps=call.eps, backend=backend)  # type: ignore[assignment]
+    return mlp(
+        y,
+        call.weight1,
+        call.bias1,
+        call.weight2,
+        call.bias2,
+        activation=call.activation,
+        gamma=call.gamma,
+        residual=x,
+        backend=backend,
+    )
+
+
+_COMPOSED = Composed(_OPERATOR, _compose)
 
 
 def mlp_block(
@@ -71,21 +91,6 @@ def mlp_block(
     _epilogue.check_activation(activation)
     c, hidden = x.shape[-1], weight1.shape[0]
     shapes = ((c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), (c,))
-    if _check.block(x, _NAMES, tensors, shapes):
-        call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))
-        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
-        if out is not None:
-            return out
-
-    y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]
-    return mlp(
-        y,
-        weight1,
-        bias1,
-        weight2,
-        bias2,
-        activation=activation,
-        gamma=gamma,
-        residual=x,
-        backend=backend,
-    )
+    fused = _check.block(x, _NAMES, tensors, shapes)
+    call = MlpBlockCall(x, *tensors, activation, _check.epsilon(eps))
+    return _COMPOSED(call, backend) if fused else _compose(call, backend)

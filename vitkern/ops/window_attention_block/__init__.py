@@ -6,6 +6,7 @@ import torch
 
 from vitkern.dispatch import Operator
 from vitkern.ops import _check
+from vitkern.ops._composed import Composed
 from vitkern.ops.layer_norm import layer_norm
 from vitkern.ops.linear import linear
 from vitkern.ops.weights import ConvertedWeight
@@ -23,6 +24,28 @@ _NAMES = (
     "gamma",
     "bias_table",
 )
+
+
+def _compose(call: WindowAttentionBlockCall, backend: str | None) -> torch.Tensor:
+    x = call.x
+    y: torch.Tensor = layer_norm(x, call.norm_weight, call.norm_bias, eps=call.eps, backend=backend)  # type: ignore[assignment]
+    heads = window_attention(
+        linear(y, call.qkv_weight, call.qkv_bias, backend=backend),
+        call.bias_table,
+        num_heads=call.num_heads,
+        window_size=call.window,
+        shift_size=call.shift,
+        scale=call.scale,
+        pad_value=call.qkv_bias,
+        pad_first=call.pad_first,
+        backend=backend,
+    )
+    return linear(
+        heads, call.proj_weight, call.proj_bias, gamma=call.gamma, residual=x, backend=backend
+    )
+
+
+_COMPOSED = Composed(_OPERATOR, _compose)
 
 
 def window_attention_block(
@@ -102,31 +125,15 @@ def window_attention_block(
     shapes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (entries, num_heads))
     _check.inference("qkv_weight", qkv_weight, x, *tensors)
     _check.inference("proj_weight", proj_weight, x, *tensors)
-    if _check.block(x, _NAMES, tensors, shapes):
-        call = WindowAttentionBlockCall(
-            x,
-            *tensors,
-            num_heads,
-            window,
-            shift,
-            _check.epsilon(eps),
-            scale,
-            _check.flag("pad_first", pad_first),
-        )
-        out: torch.Tensor | None = _OPERATOR.whole(call, backend)
-        if out is not None:
-            return out
-
-    y: torch.Tensor = layer_norm(x, norm_weight, norm_bias, eps=eps, backend=backend)  # type: ignore[assignment]
-    heads = window_attention(
-        linear(y, qkv_weight, qkv_bias, backend=backend),
-        bias_table,
-        num_heads=num_heads,
-        window_size=window,
-        shift_size=shift,
-        scale=scale,
-        pad_value=qkv_bias,
-        pad_first=pad_first,
-        backend=backend,
+    fused = _check.block(x, _NAMES, tensors, shapes)
+    call = WindowAttentionBlockCall(
+        x,
+        *tensors,
+        num_heads,
+        window,
+        shift,
+        _check.epsilon(eps),
+        scale,
+        _check.flag("pad_first", pad_first),
     )
-    return linear(heads, proj_weight, proj_bias, gamma=gamma, residual=x, backend=backend)
+    return _COMPOSED(call, backend) if fused else _compose(call, backend)
