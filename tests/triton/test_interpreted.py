@@ -7,6 +7,7 @@ runs every combination, which takes hours.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from tests.ops import harness
 from vitkern.ops._cpu import ACTIVATIONS
+from vitkern.ops._plans import Plan
 from vitkern.ops._triton import availability
 
 pytestmark = pytest.mark.skipif(
@@ -44,6 +46,19 @@ CASES = [*_params()] if availability.interpreted() else []
 def test_outputs_and_gradients(op: str, case: Any, dtype: torch.dtype, layout: str) -> None:
     call = harness.make(op, case, dtype)
     harness.check(op, "triton", call, grad=True, layout=layout)
+
+
+@pytest.mark.parametrize("op, name", [("attention_block", "all"), ("mlp_block", "gelu-all")])
+def test_blocks_are_repeated_as_one(op: str, name: str) -> None:
+    """The third call of a kind is launches alone, and gives what the ops do."""
+    (case,) = (case for case in harness.cases(op, "edge") if case.name == name)
+    call = harness.make(op, case)
+    run = harness.public(op, "triton")
+    first = run(call)
+    for _ in range(3):
+        assert torch.equal(run(call), first)
+    found = importlib.import_module(f"vitkern.ops.{op}")._COMPOSED.kinds
+    assert any(isinstance(plan, Plan) for plan in found.values())
 
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name is not None])

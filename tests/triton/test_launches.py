@@ -144,6 +144,45 @@ def test_a_plan_launches_the_same(op: str, launches: Launches) -> None:
         assert later == seen[0]
 
 
+BLOCKS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "attention_block": (
+        lambda *t: ops.attention_block(*t, num_heads=2, backend="triton"),
+        [(2, 17, 64), (64,), (64,), (192, 64), (192,), (64, 64), (64,)],
+    ),
+    "mlp_block": (
+        lambda *t: ops.mlp_block(*t, backend="triton"),
+        [(2, 17, 64), (64,), (64,), (256, 64), (256,), (64, 256), (64,)],
+    ),
+    "window_attention_block": (
+        lambda *t: ops.window_attention_block(
+            *t, num_heads=2, window_size=7, shift_size=3, backend="triton"
+        ),
+        [(2, 14, 14, 64), (64,), (64,), (192, 64), (192,), (64, 64), (64,), (169, 2)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", BLOCKS)
+def test_a_plan_of_a_block_launches_the_same(op: str, launches: Launches) -> None:
+    """As the ops that it is composed of, in their order."""
+    run, shapes = BLOCKS[op]
+    kinds = importlib.import_module(f"vitkern.ops.{op}")._COMPOSED.kinds
+    kinds.clear()
+    seen = []
+    with torch.inference_mode():
+        for _ in range(5):
+            given = tensors(*shapes)
+            launches.clear()
+            run(*given)
+            seen.append(likeness(launches, given))
+    (plan,) = kinds.values()
+    kinds.clear()
+    assert type(plan) is Plan
+    assert len(seen[0]) >= 3
+    for later in seen[1:]:
+        assert later == seen[0]
+
+
 @pytest.mark.parametrize("card", [name for name in TARGETS if name != "mi300x"])
 def test_a_configuration_fits_every_product(card: str) -> None:
     """Whatever the strides: operands that are not aligned take registers. AMD's is refused."""
