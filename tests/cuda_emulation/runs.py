@@ -7,6 +7,7 @@ import torch
 from vitkern.ops._cuda import gemm
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.sums import column_sums
+from vitkern.ops._products import Epilogue
 from vitkern.ops.attention import cuda as attention_op
 from vitkern.ops.deformable_attention import cuda as deformable_op
 from vitkern.ops.deformable_attention.call import DeformableAttentionCall
@@ -53,7 +54,7 @@ def sums(kernels: CudaKernels) -> None:
 def _product(kernels: CudaKernels, m: int, n: int, k: int, dtype: torch.dtype) -> None:
     a, b, bias = _normal(m, k).to(dtype), _normal(n, k).flip(0).to(dtype), _normal(n).to(dtype)
     c = torch.full((m, n), float("nan"), dtype=dtype)
-    gemm.product(kernels, a, b, c, gemm.Epilogue(bias, activation=3))
+    gemm.product(kernels, a, b, c, Epilogue(bias, activation=3))
     expected = torch.relu(torch.nn.functional.linear(a.double(), b.double(), bias.double()))
     torch.testing.assert_close(c.double(), expected, rtol=0.02, atol=0.05)
 

@@ -10,6 +10,7 @@ import torch
 from tests.cuda_emulation.test_planted import _GEMM
 from vitkern.ops._cuda import gemm
 from vitkern.ops._cuda.kernels import CudaKernels
+from vitkern.ops._products import Epilogue
 from vitkern.testing import Card, build, emulation
 from vitkern.testing.emulation import EMULATED, EmulatedLibrary, kernels_of
 
@@ -21,7 +22,7 @@ def _conflicts(kernels: CudaKernels, dtype: torch.dtype, library: EmulatedLibrar
     a, b = torch.randn(128, 256).to(dtype), torch.randn(128, 256).to(dtype)
     c = torch.empty(128, 128, dtype=dtype)
     library.counters(reset=True)
-    gemm.product(kernels, a, b, c, gemm.Epilogue(activation=3))
+    gemm.product(kernels, a, b, c, Epilogue(activation=3))
     counted = library.counters()
     assert counted.accesses > 1000
     return counted.conflicts / counted.accesses

@@ -5,8 +5,6 @@ With something to fuse they are csrc/cuda's; without, PyTorch's, which are cuBLA
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.library import Field
 from vitkern.ops._cuda.shapes import loads_vectors, rows
 from vitkern.ops._cuda.sums import column_sums
+from vitkern.ops._products import Epilogue, plain
 
 QUAD = 4
 """Elements of a row that an epilogue loads and stores at once."""
@@ -26,48 +25,22 @@ SHARE = 1024
 """Bytes of k that a block has at least where several share a tile: 16 steps."""
 
 
-def matrix(tensor: torch.Tensor) -> torch.Tensor:
-    """(..., K) as (rows, K), of any strides."""
-    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """What follows a product with an (M, N) result: see csrc/cuda/epilogue.cuh.
-
-    ``slope``, ``pre`` and ``activated`` are (..., N) and contiguous, ``residual`` is (..., N) of
-    any strides, ``bias`` and ``gamma`` are (N,).
-    """
-
-    bias: torch.Tensor | None = None
-    activation: int = 0
-    gamma: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
-    slope: torch.Tensor | None = None
-    pre: torch.Tensor | None = None
-    activated: torch.Tensor | None = None
-
-    def is_bias(self) -> bool:
-        """Whether that is all."""
-        others = (self.gamma, self.residual, self.slope, self.pre, self.activated)
-        return not self.activation and all(other is None for other in others)
-
-    def fields(self, c: torch.Tensor) -> dict[str, Field]:
-        """Of a kernel's struct; ``c`` (..., N) is contiguous."""
-        residual = None if self.residual is None else rows(self.residual)
-        bias = None if self.bias is None else self.bias.contiguous()
-        gamma = None if self.gamma is None else self.gamma.contiguous()
-        slope = None if self.slope is None else self.slope.contiguous()
-        residual_row = 0 if residual is None else residual.stride(0)
-        n, each = c.shape[-1], QUAD * c.element_size()
-        tensors = (c, bias, gamma, residual, slope, self.pre, self.activated)
-        starts = all(tensor is None or tensor.data_ptr() % each == 0 for tensor in tensors)
-        return {
-            "c": c, "bias": bias, "gamma": gamma, "residual": residual, "slope": slope,
-            "pre": self.pre, "activated": self.activated, "residual_row": residual_row,
-            "activation": self.activation,
-            "quads": starts and n % QUAD == 0 and residual_row % QUAD == 0,
-        }  # fmt: skip
+def fields(after: Epilogue, c: torch.Tensor) -> dict[str, Field]:
+    """An epilogue, of a kernel's struct (csrc/cuda/epilogue.cuh); ``c`` (..., N) is contiguous."""
+    residual = None if after.residual is None else rows(after.residual)
+    bias = None if after.bias is None else after.bias.contiguous()
+    gamma = None if after.gamma is None else after.gamma.contiguous()
+    slope = None if after.slope is None else after.slope.contiguous()
+    residual_row = 0 if residual is None else residual.stride(0)
+    n, each = c.shape[-1], QUAD * c.element_size()
+    tensors = (c, bias, gamma, residual, slope, after.pre, after.activated)
+    starts = all(tensor is None or tensor.data_ptr() % each == 0 for tensor in tensors)
+    return {
+        "c": c, "bias": bias, "gamma": gamma, "residual": residual, "slope": slope,
+        "pre": after.pre, "activated": after.activated, "residual_row": residual_row,
+        "activation": after.activation,
+        "quads": starts and n % QUAD == 0 and residual_row % QUAD == 0,
+    }  # fmt: skip
 
 
 def product(
@@ -86,7 +59,7 @@ def product(
     kernels.run(
         "gemm", c, a=a, a_row=a.stride(0), a_step=a.stride(1), m=m, partial=partial,
         splits=splits, warpgroups=kernels.warpgroups(c.device),
-        **of_columns(kernels, b, aligned), **after.fields(c),
+        **of_columns(kernels, b, aligned), **fields(after, c),
     )  # fmt: skip
 
 
@@ -108,21 +81,6 @@ def of_columns(kernels: CudaKernels, b: torch.Tensor, aligned: bool) -> dict[str
         "b": b, "b_row": b.stride(0), "b_step": b.stride(1), "n": b.shape[0], "k": b.shape[1],
         "aligned": aligned, "processors": kernels.processors(b.device), "tf32": kernels.tf32(b),
     }  # fmt: skip
-
-
-def plain(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, bias: torch.Tensor | None = None
-) -> None:
-    """``c = a @ b + bias``: a (M, K), b (K, N), c (..., N) contiguous."""
-    out = c.view(a.shape[0], b.shape[1])
-    if c.device.type == "cpu":
-        # Emulated. In bfloat16 on AMX PyTorch 2.14 reads behind rows of odd length: 0 times NaN.
-        a, b = a.contiguous(), b.contiguous()
-    with torch.no_grad():  # what is written into has no gradient; ops have their own backward
-        if bias is None:
-            torch.mm(a, b, out=out)
-        else:
-            torch.addmm(bias, a, b, out=out)
 
 
 def gradient(

@@ -8,13 +8,13 @@ backward are the same kernel. Where its tiles would leave most of a GPU idle it 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from vitkern.ops._products import Epilogue, plain
 from vitkern.ops._triton.kernel import Config, Kernel, Resources, cdiv, config
 from vitkern.ops._triton.recorder import Work, recording
 from vitkern.ops._triton.sums import column_sums
@@ -130,11 +130,6 @@ _JOIN = Kernel(
 )  # fmt: skip
 
 
-def matrix(tensor: torch.Tensor) -> torch.Tensor:
-    """(..., K) as (rows, K)."""
-    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
-
-
 def size(*tensors: torch.Tensor | None) -> float:
     """Bytes of the tensors together."""
     return float(sum(t.numel() * t.element_size() for t in tensors if t is not None))
@@ -191,31 +186,6 @@ def class_of(m: int, n: int, device: torch.device) -> int:
         return cdiv(tiles, on.processors) * tile_m * tile_n / _RATES[one]
 
     return min(_RATES, key=cost)
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """What follows a product with an (M, N) result: see the kernel of that name.
-
-    ``slope``, ``pre`` and ``activated`` are (..., N) and contiguous, ``residual`` is (..., N) of
-    any strides; ``sums`` (N,) gets the sums of the result's columns.
-    """
-
-    bias: torch.Tensor | None = None
-    activation: int = 0
-    gamma: torch.Tensor | None = None
-    residual: torch.Tensor | None = None
-    slope: torch.Tensor | None = None
-    pre: torch.Tensor | None = None
-    activated: torch.Tensor | None = None
-    sums: torch.Tensor | None = None
-
-    def is_bias(self) -> bool:
-        """Whether there is nothing else."""
-        others = (
-            self.gamma, self.residual, self.slope, self.pre, self.activated, self.sums,
-        )  # fmt: skip
-        return not self.activation and all(other is None for other in others)
 
 
 _NOTHING = Epilogue()
@@ -323,18 +293,12 @@ def product(
             after.sums.zero_()
         return
     if c.device.type == "cuda" and not half and not recording() and after.is_bias():
-        # Nothing to fuse: cuBLAS has tiles that these kernels cannot have.
-        out = c.view(m, n)
-        with torch.no_grad():
-            if after.bias is None:
-                torch.mm(a, b, out=out)
-            else:
-                torch.addmm(after.bias, a, b, out=out)
+        plain(a, b, c, after.bias)
         return
     alone = {"ACTIVATION": 0, "SUM_ROWS": 0, "BESIDE": False}
     how = plan(PRODUCT, m, n, k, b, {"HALF": half, "ALIGNED": aligned(a, b), **alone})
     partial, finish = how.partial(c), Finish(how, c, after)
-    own = alone if partial is not None else {**finish.constants(), "BESIDE": finish.beside}
+    own = alone if partial is not None else {**finish.constants(), "BESIDE": after.beside}
 
     def work(constants: Mapping[str, Any], _: tuple[int, ...]) -> Work:
         sizes = float(m * k * a.element_size()), float(k * n * b.element_size())
@@ -363,13 +327,6 @@ class Finish:
         if after.sums is not None:
             self.sum_rows = _SUM_ROWS[how.constants["CLASS"]]
             self.sums = c.new_empty((cdiv(how.m, self.sum_rows), how.n), dtype=torch.float32)
-
-    @property
-    def beside(self) -> bool:
-        """Whether it loads or stores more tiles than C's."""
-        after = self.after
-        others = (after.residual, after.slope, after.pre, after.activated)
-        return any(tensor is not None for tensor in others)
 
     def constants(self) -> dict[str, Any]:
         """Of the kernel that runs it."""

@@ -10,6 +10,7 @@ import torch
 from vitkern.dispatch.backend import Tensors
 from vitkern.ops._cpu import ACTIVATIONS
 from vitkern.ops._family import Outputs, empty_unless
+from vitkern.ops._products import matrix
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue
 from vitkern.ops._triton.kernel import Kernel, Resources, cdiv, config, target_for
@@ -146,7 +147,7 @@ def _launch(
     residual: torch.Tensor | None,
     save: bool,
 ) -> None:
-    (y, pre, out2), rows = outputs, gemm.matrix(x)
+    (y, pre, out2), rows = outputs, matrix(x)
     hidden = x.new_empty((rows.shape[0], weight2.shape[1]))
     _hidden(rows, weight1, bias1, activation, hidden, pre if save else None)
     keep = out2 if save and gamma is not None else None
@@ -200,10 +201,10 @@ def _launch_backward(
     dx, dweight1, dbias1, dweight2, dbias2, dgamma = outputs
     first = need_x or need_weight1 or need_bias1
     dout2 = passes.gradient(
-        gemm.matrix(dy), out2, gamma, 0, dpre=first or need_weight2,
+        matrix(dy), out2, gamma, 0, dpre=first or need_weight2,
         dbias=dbias2 if need_bias2 else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
-    pre = gemm.matrix(pre.contiguous())
+    pre = matrix(pre.contiguous())
     hidden = pre.new_empty((pre.shape[0], weight2.shape[1])) if need_weight2 else None
     dhidden = dpre = None
     if first:
@@ -218,7 +219,7 @@ def _launch_backward(
     if dpre is not None and need_x:
         gemm.product(dpre, weight1, dx)
     if dpre is not None and need_weight1:
-        gemm.product(dpre.t(), gemm.matrix(x), dweight1)
+        gemm.product(dpre.t(), matrix(x), dweight1)
     if hidden is not None:
         gemm.product(dout2.t(), hidden, dweight2)
 

@@ -9,6 +9,7 @@ from vitkern.ops._cuda import gemm
 from vitkern.ops._cuda.device import DEVICE
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._family import Outputs
+from vitkern.ops._products import Epilogue, matrix, plain
 from vitkern.ops.linear import operators
 from vitkern.ops.linear.call import LinearCall
 
@@ -26,8 +27,8 @@ def _launch(
     save: bool,
 ) -> None:
     y, pre = outputs
-    after = gemm.Epilogue(bias, activation, gamma, residual, pre=pre if save else None)
-    gemm.product(kernels, gemm.matrix(x), weight, y, after)
+    after = Epilogue(bias, activation, gamma, residual, pre=pre if save else None)
+    gemm.product(kernels, matrix(x), weight, y, after)
 
 
 def _launch_backward(
@@ -50,9 +51,9 @@ def _launch_backward(
         dbias=dbias if need_bias else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
     if need_x:
-        gemm.plain(dpre, weight, dx)
+        plain(dpre, weight, dx)
     if need_weight:
-        gemm.plain(dpre.t(), gemm.matrix(x), dweight)
+        plain(dpre.t(), matrix(x), dweight)
 
 
 def backend(kernels: CudaKernels) -> Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vitkern.ops._products import Epilogue, matrix
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.operator import TRITON
 from vitkern.ops.linear import operators
@@ -28,8 +29,8 @@ def _launch(
     save: bool,
 ) -> None:
     y, pre = outputs
-    after = gemm.Epilogue(bias, activation, gamma, residual, pre=pre if save else None)
-    gemm.product(gemm.matrix(x), weight.t(), y, after, half=half)
+    after = Epilogue(bias, activation, gamma, residual, pre=pre if save else None)
+    gemm.product(matrix(x), weight.t(), y, after, half=half)
 
 
 def _launch_backward(
@@ -47,13 +48,13 @@ def _launch_backward(
 ) -> None:
     dx, dweight, dbias, dgamma = outputs
     dpre = passes.gradient(
-        gemm.matrix(dy), pre, gamma, activation, dpre=need_x or need_weight,
+        matrix(dy), pre, gamma, activation, dpre=need_x or need_weight,
         dbias=dbias if need_bias else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
     if need_x:
         gemm.product(dpre, weight, dx)
     if need_weight:
-        gemm.product(dpre.t(), gemm.matrix(x), dweight)
+        gemm.product(dpre.t(), matrix(x), dweight)
 
 
 BACKEND = operators.backend(TRITON, supports, _launch, _launch_backward)

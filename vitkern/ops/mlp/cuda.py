@@ -12,6 +12,7 @@ from vitkern.ops._cuda.device import DEVICE
 from vitkern.ops._cuda.gemm import Epilogue
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._family import Outputs
+from vitkern.ops._products import matrix, plain
 from vitkern.ops.mlp import operators
 from vitkern.ops.mlp.call import MlpCall
 
@@ -31,7 +32,7 @@ def _launch(
     half2: bool,
     save: bool,
 ) -> None:
-    (y, pre1, out2), inputs = outputs, gemm.matrix(x)
+    (y, pre1, out2), inputs = outputs, matrix(x)
     hidden = x.new_empty((inputs.shape[0], weight1.shape[0]))
     first = Epilogue(bias1, activation, pre=pre1 if save else None)
     gemm.product(kernels, inputs, weight1, hidden, first)
@@ -64,7 +65,7 @@ def _launch_backward(
         kernels, dy, out2, gamma, 0, dpre=first or need_weight2,
         dbias=dbias2 if need_bias2 else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
-    pre1 = gemm.matrix(pre1)
+    pre1 = matrix(pre1)
     hidden = pre1
     if first:
         # The product of dweight2 wants the hidden values. They are made where pre1 is on chip.
@@ -81,13 +82,13 @@ def _launch_backward(
         if need_bias1:
             gemm.gradient(kernels, dpre1, None, None, 0, dpre=False, dbias=dbias1, dgamma=None)
         if need_x:
-            gemm.plain(dpre1, weight1, dx)
+            plain(dpre1, weight1, dx)
         if need_weight1:
-            gemm.plain(dpre1.t(), gemm.matrix(x), dweight1)
+            plain(dpre1.t(), matrix(x), dweight1)
     elif need_weight2:
         hidden = _epilogue.activate(pre1, ACTIVATIONS[activation])
     if need_weight2:
-        gemm.plain(dout2.t(), hidden, dweight2)
+        plain(dout2.t(), hidden, dweight2)
 
 
 def backend(kernels: CudaKernels) -> Backend:

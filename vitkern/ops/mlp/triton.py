@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vitkern.ops._products import matrix
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue
 from vitkern.ops._triton.operator import TRITON
@@ -34,7 +35,7 @@ def _launch(
     half2: bool,
     save: bool,
 ) -> None:
-    (y, pre1, out2), rows = outputs, gemm.matrix(x)
+    (y, pre1, out2), rows = outputs, matrix(x)
     # The second product would round it anyway.
     dtype = torch.bfloat16 if half2 else x.dtype
     hidden = x.new_empty((rows.shape[0], weight1.shape[0]), dtype=dtype)
@@ -65,10 +66,10 @@ def _launch_backward(
     dx, dweight1, dbias1, dweight2, dbias2, dgamma = outputs
     first = need_x or need_weight1 or need_bias1
     dout2 = passes.gradient(
-        gemm.matrix(dy), out2, gamma, 0, dpre=first or need_weight2,
+        matrix(dy), out2, gamma, 0, dpre=first or need_weight2,
         dbias=dbias2 if need_bias2 else None, dgamma=dgamma if need_gamma else None,
     )  # fmt: skip
-    pre1 = gemm.matrix(pre1.contiguous())
+    pre1 = matrix(pre1.contiguous())
     hidden = pre1
     if first:
         # The product of dweight2 wants the hidden values. They are made where pre1 is on chip
@@ -85,7 +86,7 @@ def _launch_backward(
         if need_x:
             gemm.product(dpre1, weight1, dx)
         if need_weight1:
-            gemm.product(dpre1.t(), gemm.matrix(x), dweight1)
+            gemm.product(dpre1.t(), matrix(x), dweight1)
     elif need_weight2:
         hidden = passes.activated(pre1, activation)
     if need_weight2:

@@ -10,6 +10,7 @@ from vitkern.ops._cuda.device import DEVICE
 from vitkern.ops._cuda.kernels import CudaKernels
 from vitkern.ops._cuda.shapes import VECTOR, loads_vectors
 from vitkern.ops._family import Outputs
+from vitkern.ops._products import Epilogue, matrix, plain
 from vitkern.ops.patch_embed import operators
 from vitkern.ops.patch_embed.call import PatchEmbedCall
 
@@ -35,7 +36,7 @@ def _launch(
         of_column=of_column, grid_h=images.shape[2] // patch_h,
         grid_w=images.shape[3] // patch_w, patch_h=patch_h, patch_w=patch_w,
         m=y.shape[0] * y.shape[1], **gemm.of_columns(kernels, b, aligned),
-        **gemm.Epilogue(bias).fields(y),
+        **gemm.fields(Epilogue(bias), y),
     )  # fmt: skip
 
 
@@ -56,15 +57,15 @@ def _launch_backward(
     need_weight: bool,
     need_bias: bool,
 ) -> None:
-    (dimages, dweight, dbias), dy = outputs, gemm.matrix(dy)
+    (dimages, dweight, dbias), dy = outputs, matrix(dy)
     if need_bias:
         gemm.gradient(kernels, dy, None, None, 0, dpre=False, dbias=dbias, dgamma=None)
     b = weight.reshape(weight.shape[0], -1)
     if need_weight:
-        gemm.plain(dy.t(), _patches(images, weight).reshape(dy.shape[0], b.shape[1]), dweight)
+        plain(dy.t(), _patches(images, weight).reshape(dy.shape[0], b.shape[1]), dweight)
     if need_images and images.numel():
         places, pixels = _patches(dimages, weight), dy.new_empty((dy.shape[0], b.shape[1]))
-        gemm.plain(dy, b, pixels)
+        plain(dy, b, pixels)
         places.copy_(pixels.view(places.shape))
 
 

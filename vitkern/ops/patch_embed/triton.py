@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vitkern.ops._products import matrix
 from vitkern.ops._triton import availability, gemm, passes
 from vitkern.ops._triton.gemm import Epilogue, Finish, Plan
 from vitkern.ops._triton.kernel import Kernel
@@ -89,7 +90,7 @@ def _launch_backward(
     need_bias: bool,
 ) -> None:
     (dimages, dweight, dbias), patches = outputs, _patches(images, weight)
-    dy, b = gemm.matrix(dy), weight.reshape(weight.shape[0], -1)
+    dy, b = matrix(dy), weight.reshape(weight.shape[0], -1)
     width, inputs = b.shape
     if need_bias:
         passes.gradient(dy, None, None, 0, dpre=False, dbias=dbias, dgamma=None)
