@@ -52,7 +52,7 @@ def test_it_runs(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("right") == 2
     assert "WRONG" not in text
     assert "FMA peak after" in text
-    assert len(text.splitlines()) < 40  # one screen
+    assert len(text.splitlines()) < 40 + 5 * (not load().available)  # one screen, and why untimed
 
 
 @pytest.fixture
