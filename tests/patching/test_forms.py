@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
 from tests.patching.test_changes import EDITS
-from vitkern._library import load
 from vitkern.ops import _cpu
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching import forms
@@ -96,7 +96,7 @@ def test_products_are_computed_in_the_form(name: str, kind: str) -> None:
     assert (got - wanted).norm() / wanted.norm() < (1e-5 if kind == "bfloat16" else 0.2 * error)
 
 
-@pytest.mark.skipif(not load().available, reason="needs the library")
+@needs.library
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_compute_what_eager_does(name: str, kind: str) -> None:

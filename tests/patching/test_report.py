@@ -19,8 +19,8 @@ from torch.nn.utils import parametrize, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
-from vitkern._library import load
 from vitkern.patching import CannotPatch, PatchedModule
 
 
@@ -162,10 +162,9 @@ def test_explicit_backend_refuses_with_its_reasons() -> None:
         assert zoo.state_of(model) == before
 
 
+@needs.library
 def test_explicit_backend_holds_in_every_call() -> None:
     model = zoo.build("our-vit", torch.float32)
-    if not load().available:
-        pytest.skip("no cpu backend here")
     vitkern.patch(model, backend="cpu")
     with pytest.raises(vitkern.UnsupportedInput, match="float64"):
         model.double()(zoo.images("our-vit"))
