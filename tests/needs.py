@@ -18,4 +18,4 @@ library = _present(_cpu.missing())
 compiler = _present(find_compiler())
 """A C++ compiler. (For Inductor's there is the fixture ``inductor``.)"""
 nvcc = _present(find_nvcc())
-"""The CUDA compiler."""
+"""The CUDA compiler, which compiles nothing without a C++ compiler beside it."""

@@ -160,6 +160,7 @@ print(path)
 
 
 @needs.nvcc
+@needs.compiler
 @pytest.mark.slow
 def test_cuda_kernels_of_an_installed_wheel(
     with_cuda_sources: Path, pip_wheel: PipWheel, cache: Path, tmp_path: Path

@@ -33,6 +33,7 @@ PipWheel = Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]
 
 
 @needs.nvcc
+@needs.compiler
 def test_wheel_has_the_library(
     with_cuda_sources: Path, pip_wheel: PipWheel, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_missing_toolkit_is_said_in_a_line(
 
 
 @needs.nvcc
+@needs.compiler
 def test_a_missing_host_compiler_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

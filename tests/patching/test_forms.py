@@ -382,9 +382,16 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "backend, kind",
+    [
+        ("eager", "bfloat16"),
+        ("eager", "int8"),
+        pytest.param(None, "bfloat16", marks=needs.library),  # nothing is patched without kernels
+        (None, "int8"),
+    ],
+)
 @pytest.mark.parametrize("name", ["vit-layer-scale", "swin"])
-@pytest.mark.parametrize("backend", ["eager", None])
 def test_compiles_and_exports(name: str, kind: str, backend: str | None) -> None:
     model, x = build(name)
     patch(model, kind, backend)
