@@ -316,7 +316,10 @@ def product(
             return weight.product(x, bias)
     if x.dtype is torch.bfloat16 and x.is_cpu:
         # On AMX PyTorch 2.14 reads behind rows of odd length that lie apart: 0 times NaN there.
-        x, weight = x.contiguous(), weight.contiguous()
+        y = F.linear(x.contiguous(), weight.contiguous(), bias)
+        if y.requires_grad and not torch.compiler.is_compiling():  # which lays out its gradients
+            y.register_hook(torch.Tensor.contiguous)
+        return y
     return F.linear(x, weight, bias)
 
 
