@@ -29,6 +29,18 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def inductor() -> None:
+    """What torch.compile does by default: skips where it has no C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        pytest.skip("Inductor has no C++ compiler")
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     """A generator of one test's own."""
     return torch.Generator().manual_seed(1)

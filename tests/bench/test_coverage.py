@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import vitkern
+from tests import needs
 from vitkern._library import load
 from vitkern.bench import coverage, coverage_models, coverage_report
 from vitkern.bench.coverage import Coverage, Subject, count_products, measure, shorten
@@ -20,7 +21,6 @@ from vitkern.bench.timing import Plan
 from vitkern.cli import main
 
 SIZE = (3, 32, 32)
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 
 
 def _vit(depth: int = 4) -> nn.Module:
@@ -57,7 +57,7 @@ def test_a_vit_is_right_and_short() -> None:
     assert found.products.total == 2 * 2 * (embed + 4 * block + head)
 
 
-@needs_library
+@needs.library
 def test_what_runs_on_kernels_is_counted() -> None:
     model = _vit().eval()
     images = torch.randn(2, *SIZE)

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from tests import needs
 from vitkern.bench import forms
 from vitkern.bench.forms import FormUnavailable, prepare
 from vitkern.bench.models import PRODUCTS, Row, build
-from vitkern.ops import _cpu
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching.forms import form_of
 
 ROW = Row("vit_tiny_patch16_224", 1)
 
 
-@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+@needs.library
 @pytest.mark.parametrize(
     "form, kind", [(None, type(None)), ("bfloat16", Bfloat16Weight), ("int8", Int8Weight)]
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import needs
 from vitkern._library import load
 from vitkern.bench import allocator, child, contention, measure
 from vitkern.bench.contention import Contention
@@ -31,10 +32,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "call", call)
 
 
-needs_library = pytest.mark.skipif(not load().available, reason="nothing to patch with")
-
-
-@needs_library
+@needs.library
 def test_a_row_is_measured(in_this_process: None) -> None:
     steps: list[str] = []
     result = measure.measure(ROW, PLAN, with_memory=False, progress=steps.append)
@@ -143,7 +141,7 @@ def test_a_mixture_of_backends_is_timed() -> None:
     assert measure.nothing_patched(PatchReport(both[:1], ())) is not None
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("found", [None, Contention(1.5, 2, 2)])
 def test_the_process_that_times_tells_how_busy_others_were(
     in_this_process: None, monkeypatch: pytest.MonkeyPatch, found: Contention | None
@@ -175,7 +173,7 @@ def test_a_process_that_keeps_its_memory_has_few_page_faults() -> None:
     assert kept["faults"]["eager"] < returned["faults"]["eager"] / 3
 
 
-@needs_library
+@needs.library
 def test_with_faults_both_are_reported(in_this_process: None) -> None:
     result = measure.measure(ROW, PLAN, with_memory=False, with_faults=True)
     if allocator.is_glibc():
@@ -188,7 +186,7 @@ def test_with_faults_both_are_reported(in_this_process: None) -> None:
 FORMS = [dataclasses.replace(ROW, form=form) for form in PRODUCTS]
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("row", FORMS, ids=str)
 def test_products_in_another_form(in_this_process: None, row: Row) -> None:
     result = measure.measure(row, PLAN, with_memory=False)
@@ -202,7 +200,7 @@ def test_products_in_another_form(in_this_process: None, row: Row) -> None:
     assert result.speedup is not None
 
 
-@needs_library
+@needs.library
 def test_each_side_has_its_share_of_the_peak_of_its_own_form(
     in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +223,7 @@ def test_each_side_has_its_share_of_the_peak_of_its_own_form(
         assert share.of_best == pytest.approx(reached)
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("row", FORMS, ids=str)
 def test_wrong_products_are_not_timed(
     monkeypatch: pytest.MonkeyPatch, sabotaged: Any, row: Row

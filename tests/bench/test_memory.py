@@ -6,7 +6,7 @@ import mmap
 
 import pytest
 
-from vitkern._library import load
+from tests import needs
 from vitkern.bench import allocator, child, memory
 from vitkern.bench.models import TARGETS
 
@@ -23,7 +23,7 @@ def test_the_method_finds_what_is_known() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not load().available, reason="no compiled library")
+@needs.library
 def test_patched_models_need_no_more_memory_than_eager_ones() -> None:
     rows = [row for row in TARGETS if row.batch == 8 and row.mode == "eval"]
     assert [row.model for row in rows] == ["vit_small_patch16_224", "swin_tiny_patch4_window7_224"]

@@ -7,23 +7,21 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from vitkern.bench import ops
 from vitkern.bench.ops import OpRow, measure, rows
 from vitkern.bench.timing import Plan
 from vitkern.dispatch import OPERATORS, UnsupportedInput
 from vitkern.dispatch.backend import Backend
-from vitkern.ops import _cpu
 
 PLAN = Plan(min_rounds=2, min_seconds=0.0, sample_seconds=0.0)
-
-needs_library = pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
 
 
 def tail(op: str) -> str:
     return next(case.name for case in ops._cases(op).CASES if "tail" in case.tags)
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("op", ["linear", "layer_norm"])
 def test_an_op_is_measured(op: str, dtype: str) -> None:
@@ -71,7 +69,7 @@ def test_names() -> None:
             OpRow.from_name(name)
 
 
-@needs_library
+@needs.library
 def test_rows_are_of_every_op_that_has_a_kernel() -> None:
     found = rows()
     on_cpu = {name for name, operator in OPERATORS.items() if "cpu" in operator.backends}

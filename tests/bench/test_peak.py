@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitkern._library import LibraryStatus, load
+from tests import needs
+from vitkern._library import LibraryStatus
 from vitkern.bench import peak
 from vitkern.bench.peak import FORMS, Peak, Share, recorded, share, unsteady
 from vitkern.ops import _cpu
@@ -58,7 +59,7 @@ def test_without_library_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.samples, found.reason, found.summary()) == ([], "none was built", None)
 
 
-@pytest.mark.skipif(not load().available, reason="no compiled library")
+@needs.library
 @pytest.mark.parametrize("isa", _cpu.isas())
 def test_the_library_measures_it(isa: str) -> None:
     highest = {}

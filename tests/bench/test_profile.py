@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import needs
 from vitkern import patch
 from vitkern._library import load
 from vitkern.bench import machine, profile_report
@@ -56,7 +57,7 @@ def test_calls_have_their_modules() -> None:
     assert modules[-1] == "head"
 
 
-@pytest.mark.skipif(not load().available, reason="needs the library")
+@needs.library
 def test_a_packed_weight_is_read_once() -> None:
     model = nn.Sequential(nn.Linear(64, 128))
     patch(model, backend="cpu")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from vitkern import cli
 from vitkern.bench import contention, models
 from vitkern.bench.contention import Contention
-from vitkern.ops import _cpu
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -29,7 +29,7 @@ def test_a_profile_is_printed_written_and_drawn(
     assert "<svg" in picture.read_text()
 
 
-@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+@needs.library
 def test_products_in_int8_have_their_own_peak(tmp_path: Path) -> None:
     target = tmp_path / "p.json"
     arguments = ["profile", MODEL, "--quick", "--products", "int8", "--json", str(target)]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from vitkern import cli
 from vitkern.bench import contention, models
 from vitkern.bench.contention import Contention
 from vitkern.dispatch.measured import STORE, timing
-from vitkern.ops import _cpu
 
 MODEL = "vit_tiny_patch16_224"
 
@@ -39,7 +39,7 @@ def test_a_table_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("kinds of calls") + text.count("nothing to tune") == 2
 
 
-@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+@needs.library
 def test_products_in_another_form(capsys: pytest.CaptureFixture[str]) -> None:
     """int8 has kernels of its own, and decisions of its own."""
     for form, products in ((None, []), ("int8", ["--products", "int8"])):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.cpu_sanitizers import build
 from vitkern.ops import _cpu
 
@@ -22,7 +23,7 @@ def _run(program: Path, calls: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, str(calls)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
+@needs.library
 @pytest.mark.parametrize("sanitizer", build.SANITIZERS)
 def test_nothing_is_found(sanitizer: str) -> None:
     isas = _cpu.isas()  # that this machine runs

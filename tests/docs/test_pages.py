@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.docs.pages import PAGES, ROOT, SHELL, blocks
-from vitkern._library import load
 
 GUIDES = "docs/guides/"
 """Followed by test_guides.py."""
@@ -23,8 +23,6 @@ PACKAGES = (
 )  # fmt: skip
 SUBMODULES = ("vitkern.bench",)
 """Whose public names are those of their modules, documented as wholes."""
-
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 
 
 def public(package: str) -> list[str]:
@@ -99,7 +97,7 @@ def test_pages_with_snippets_are_found() -> None:
 
 
 @pytest.mark.slow
-@needs_library
+@needs.library
 @pytest.mark.parametrize("page", SNIPPETS)
 def test_snippets_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One page's snippets one after the other, in one namespace, as a reader would type them."""

@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests import needs
 from tests.ops import harness
 from vitkern import UnsupportedInput, ops, use_backend
 from vitkern.dispatch import OPERATORS, measuring
@@ -28,7 +29,6 @@ PAIRS = [(op, backend) for op in OPS for backend in harness.kernels(op)]
 every_pair = pytest.mark.parametrize("op, backend", PAIRS)
 every_op = pytest.mark.parametrize("op", OPS)
 every_dtype = pytest.mark.parametrize("dtype", (F32, BF16), ids=str)
-needs_cpu = pytest.mark.skipif(_cpu.missing() is not None, reason=str(_cpu.missing()))
 
 
 def full(op: str, dtype: torch.dtype = F32) -> Any:
@@ -181,7 +181,7 @@ PARTS = {
 }
 
 
-@needs_cpu
+@needs.library
 @every_op
 @every_dtype
 def test_one_call_for_inference(op: str, dtype: torch.dtype) -> None:
@@ -193,7 +193,7 @@ def test_one_call_for_inference(op: str, dtype: torch.dtype) -> None:
         assert called(op, wide._replace(**none)) == [op]
 
 
-@needs_cpu
+@needs.library
 @every_op
 def test_one_call_for_parameters_without_grad_mode(op: str) -> None:
     call = harness.convert(full(op), lambda t: torch.nn.Parameter(t))
@@ -204,7 +204,7 @@ def test_one_call_for_parameters_without_grad_mode(op: str) -> None:
     assert called(op, call) == PARTS[op]
 
 
-@needs_cpu
+@needs.library
 @every_op
 def test_several_calls_where_dtypes_are_mixed(op: str) -> None:
     """Each is what the ops do that the block is made of, dtype included."""
@@ -238,7 +238,7 @@ def test_other_dtypes_are_eager(op: str, dtype: torch.dtype) -> None:
         public(op)(call)
 
 
-@needs_cpu
+@needs.library
 @every_op
 def test_the_cpu_refuses_what_it_cannot_mix(op: str) -> None:
     call, supports = full(op, BF16), OPERATORS[op].backends["cpu"].supports
@@ -272,7 +272,7 @@ def _measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     STORE.forget()
 
 
-@needs_cpu
+@needs.library
 @pytest.mark.usefixtures("_measured")
 @every_op
 @every_dtype
@@ -287,7 +287,7 @@ def test_eager_that_was_faster_is_what_runs(op: str, dtype: torch.dtype) -> None
     assert called(op, call, "cpu") == [op]
 
 
-@needs_cpu
+@needs.library
 @pytest.mark.usefixtures("_measured")
 @every_op
 def test_what_is_composed_is_reported_as_that(op: str) -> None:
@@ -300,12 +300,10 @@ def test_what_is_composed_is_reported_as_that(op: str) -> None:
 
 
 @every_op
-@pytest.mark.parametrize("backend", [None, "cpu", "eager"])
+@pytest.mark.parametrize("backend", [None, pytest.param("cpu", marks=needs.library), "eager"])
 @every_dtype
 def test_gradients(op: str, backend: str | None, dtype: torch.dtype) -> None:
     """Outputs and gradients are, bit for bit, those of the ops that the block is made of."""
-    if backend == "cpu" and not harness.kernels(op):
-        pytest.skip(str(_cpu.missing()))
     call = full(op, dtype)
     got = harness.evaluate(public(op, backend), call, grad=True)
     expected = harness.evaluate(lambda c: composed(op, c, backend), call, grad=True)
@@ -337,7 +335,7 @@ def test_no_gradient_is_never_a_wrong_one(op: str, backend: str) -> None:
 # Prepacked weights
 
 
-@needs_cpu
+@needs.library
 @every_op
 def test_weights_are_packed_once_and_anew_when_they_change(op: str) -> None:
     call = harness.convert(full(op), lambda t: torch.nn.Parameter(t, requires_grad=False))
@@ -359,7 +357,7 @@ def test_weights_are_packed_once_and_anew_when_they_change(op: str) -> None:
 # Operators, torch.compile
 
 
-@needs_cpu
+@needs.library
 @every_op
 def test_opcheck(op: str) -> None:
     call = full(op)
@@ -371,7 +369,7 @@ def test_opcheck(op: str) -> None:
         torch.library.opcheck(operator, args)
 
 
-@needs_cpu
+@needs.library
 @every_op
 @every_dtype
 @pytest.mark.parametrize("layout", harness.LAYOUTS)

@@ -184,6 +184,7 @@ class _Block(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inductor")
 def test_inductor() -> None:
     """The default compiler checks the strides that fake implementations promise."""
     block, images = _Block(None).to(DEVICE), torch.randn(2, 3, 20, 28, device=DEVICE)

@@ -538,6 +538,7 @@ def test_packed_for_another_weight_is_an_error() -> None:
 
 
 @needs_kernels
+@pytest.mark.usefixtures("inductor")
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_whole(form: str) -> None:
     weight, second = FORMS[form](parameter(40, 24)), FORMS[form](parameter(24, 40))

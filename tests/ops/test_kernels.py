@@ -181,6 +181,8 @@ def test_changing_an_input_before_backward_is_an_error(op: str, backend: str) ->
 @pytest.mark.parametrize("magnitude", [1e2, 1e4])
 def test_attention_of_large_scores(backend: str, dtype: torch.dtype, magnitude: float) -> None:
     """Scores up to 1e9: softmax is one-hot, and nothing overflows."""
+    if backend == "eager" and dtype == torch.float16 and magnitude > 1e2:
+        pytest.skip("eager PyTorch's scores are float16, which ends at 65504")
     call = harness.make("attention", harness.cases("attention", "tail")[-1], dtype)
     call = call._replace(q=call.q * magnitude, k=call.k * magnitude)
     results = harness.evaluate(harness.runner("attention", backend), call, grad=True)

@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from vitkern import _build
 from vitkern._build import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
-
-needs_compiler = pytest.mark.skipif(
-    isinstance(_build.find_compiler(), str), reason=str(_build.find_compiler())
-)
 
 
 def test_instruction_sets_are_consistent() -> None:
@@ -135,7 +132,7 @@ def builder(project: Path) -> Builder:
     return Builder(project)
 
 
-@needs_compiler
+@needs.compiler
 def test_compiles_only_what_is_stale(builder: Builder) -> None:
     everything = {"registration", "scale", "generic"}
     if platform.machine() == "x86_64":
@@ -154,7 +151,7 @@ def test_compiles_only_what_is_stale(builder: Builder) -> None:
     assert builder.result() == 28
 
 
-@needs_compiler
+@needs.compiler
 def test_it_says_so_before_it_compiles(
     builder: Builder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +167,7 @@ def test_it_says_so_before_it_compiles(
     assert capsys.readouterr().err.startswith("vitkern: compiling 1 file\n")
 
 
-@needs_compiler
+@needs.compiler
 def test_new_and_removed_files(builder: Builder) -> None:
     builder()
     (builder.root / "csrc/cpu/more.cpp").write_text("int more() { return 1; }\n")
@@ -184,7 +181,7 @@ def test_new_and_removed_files(builder: Builder) -> None:
     assert builder.result() == -1
 
 
-@needs_compiler
+@needs.compiler
 def test_flags_are_dependencies(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = builder()
     monkeypatch.setenv("VITKERN_BUILD_CXXFLAGS", "-DEXTRA='a b'")
@@ -192,7 +189,7 @@ def test_flags_are_dependencies(builder: Builder, monkeypatch: pytest.MonkeyPatc
     assert "-DEXTRA=a b" in builder.info["flags"]["all"]
 
 
-@needs_compiler
+@needs.compiler
 def test_compiler_errors_name_the_file_and_the_log(builder: Builder) -> None:
     builder()
     builder.edit("cpu/scale.cpp", "return", "retrun")
@@ -206,7 +203,7 @@ def test_compiler_errors_name_the_file_and_the_log(builder: Builder) -> None:
     assert builder() == {"scale"}
 
 
-@needs_compiler
+@needs.compiler
 def test_many_compiler_errors_are_a_short_line(builder: Builder) -> None:
     for number in range(5):
         (builder.root / f"csrc/cpu/wrong{number}.cpp").write_text("retrun\n")
@@ -214,7 +211,7 @@ def test_many_compiler_errors_are_a_short_line(builder: Builder) -> None:
         builder()
 
 
-@needs_compiler
+@needs.compiler
 @pytest.mark.skipif(platform.system() != "Linux", reason="macOS finds out when it loads")
 def test_missing_symbols_are_errors_of_the_build(builder: Builder) -> None:
     builder.edit("cpu/scale.cpp", "FACTOR *", "nowhere() *")
@@ -224,14 +221,14 @@ def test_missing_symbols_are_errors_of_the_build(builder: Builder) -> None:
     assert "nowhere" in error.value.output
 
 
-@needs_compiler
+@needs.compiler
 def test_unknown_instruction_set(builder: Builder) -> None:
     (builder.root / "csrc/cpu/isa/sse9.cpp").write_text("")
     with pytest.raises(_build.BuildError, match=r"no row in .*parameters\.py for sse9"):
         builder()
 
 
-@needs_compiler
+@needs.compiler
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs instruction sets to refuse")
 def test_a_compiler_without_an_instruction_set_leaves_it_out(
     builder: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

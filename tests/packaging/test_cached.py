@@ -14,15 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from vitkern import _build, _library, building, cli
 from vitkern._build import cached
 
 PipWheel = Callable[..., tuple["subprocess.CompletedProcess[str]", list[Path]]]
-
-needs_compiler = pytest.mark.skipif(
-    isinstance(_build.find_compiler(), str), reason=str(_build.find_compiler())
-)
-needs_nvcc = pytest.mark.skipif(isinstance(_build.find_nvcc(), str), reason=str(_build.find_nvcc()))
 
 
 @pytest.fixture
@@ -32,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@needs_compiler
+@needs.compiler
 def test_the_library_is_found_by_its_sources(
     project: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +57,7 @@ def test_the_library_is_found_by_its_sources(
     assert not _library._load(package).available
 
 
-@needs_compiler
+@needs.compiler
 def test_the_library_of_the_installation_comes_first(project: Path, cache: Path) -> None:
     package, version = project / "vitkern", _library._installed_version() or ""
     plan = _build.plan_cpu(project, version)
@@ -72,7 +68,7 @@ def test_the_library_of_the_installation_comes_first(project: Path, cache: Path)
     assert _library._load(package).path == package / "_C.abi3.so"
 
 
-@needs_compiler
+@needs.compiler
 def test_the_last_that_was_asked_for_is_taken(
     project: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +89,7 @@ def test_the_last_that_was_asked_for_is_taken(
     assert _build.find_cached(cache, _build.CPU, project) == first
 
 
-@needs_compiler
+@needs.compiler
 def test_several_at_once_compile_once(
     project: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +109,7 @@ def test_several_at_once_compile_once(
     assert "another process builds these kernels: waiting for it" in said
 
 
-@needs_compiler
+@needs.compiler
 def test_a_failure_leaves_nothing_and_says_so(project: Path, cache: Path) -> None:
     (project / "csrc/cpu/scale.cpp").write_text("broken\n")
     with pytest.raises(_build.BuildFailed, match=r"csrc/cpu/scale.cpp did not compile \(log: "):
@@ -122,14 +118,14 @@ def test_a_failure_leaves_nothing_and_says_so(project: Path, cache: Path) -> Non
     assert not list(cache.rglob("*.so"))
 
 
-@needs_compiler
+@needs.compiler
 def test_a_cache_that_cannot_be_written(project: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(_build.BuildFailed, match="the build could not write to"):
         _build.build_cached(tmp_path / "file", _build.plan_cpu(project, "1"))
 
 
-@needs_compiler
+@needs.compiler
 @pytest.mark.parametrize("place", ["folder", "library"])
 def test_what_others_may_write_is_not_loaded(project: Path, cache: Path, place: str) -> None:
     plan = _build.plan_cpu(project, "1")
@@ -163,7 +159,8 @@ print(path)
 """
 
 
-@needs_nvcc
+@needs.nvcc
+@needs.compiler
 @pytest.mark.slow
 def test_cuda_kernels_of_an_installed_wheel(
     with_cuda_sources: Path, pip_wheel: PipWheel, cache: Path, tmp_path: Path

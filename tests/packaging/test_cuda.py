@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests import needs
 from vitkern import UnsupportedInput, _build, _library, ops
 from vitkern._build import parameters
 from vitkern._build.cuda import _architectures, _flags_of, cuda_requirements
@@ -29,10 +30,10 @@ from vitkern.ops.linear import cuda as linear
 
 ROOT = Path(__file__).resolve().parents[2]
 PipWheel = Callable[..., tuple[subprocess.CompletedProcess[str], list[Path]]]
-needs_nvcc = pytest.mark.skipif(isinstance(_build.find_nvcc(), str), reason=str(_build.find_nvcc()))
 
 
-@needs_nvcc
+@needs.nvcc
+@needs.compiler
 def test_wheel_has_the_library(
     with_cuda_sources: Path, pip_wheel: PipWheel, tmp_path: Path
 ) -> None:
@@ -87,7 +88,8 @@ def test_a_missing_toolkit_is_said_in_a_line(
     ), output
 
 
-@needs_nvcc
+@needs.nvcc
+@needs.compiler
 def test_a_missing_host_compiler_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -103,7 +105,7 @@ def test_a_missing_host_compiler_is_said_in_a_line(
         cuda_requirements(ROOT, (80,))
 
 
-@needs_nvcc
+@needs.nvcc
 def test_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
     nvcc = _build.find_nvcc()
     assert not isinstance(nvcc, str)

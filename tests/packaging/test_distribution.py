@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import needs
 from tests.packaging import check_wheel
 from tests.packaging.conftest import ROOT, clean_environment
 from vitkern import _build
 
 pytest.importorskip("build")
 
-needs_compiler = pytest.mark.skipif(
-    isinstance(_build.find_compiler(), str), reason="no C++ compiler"
-)
 WORKFLOW = ROOT / ".github" / "workflows" / "wheels.yml"
 
 
@@ -40,7 +38,7 @@ def build(project: Path, out: Path, **variables: str) -> list[Path]:
     return sorted(out.iterdir())
 
 
-@needs_compiler
+@needs.compiler
 def test_source_distribution_and_wheel(project: Path, tmp_path: Path) -> None:
     """The wheel is built from what the source distribution has: nothing may be missing in it."""
     wheel, source = build(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import needs
 from vitkern import _build
 
 pytest.importorskip("pip")
@@ -96,7 +97,7 @@ def test_required_kernels_without_a_compiler_are_an_error(pip_wheel: PipWheel) -
     assert "vitkern: kernels not built: no C++ compiler (CXX=/nonexistent)" in output
 
 
-@pytest.mark.skipif(isinstance(_build.find_compiler(), str), reason="no C++ compiler")
+@needs.compiler
 def test_wheel_with_kernels(pip_wheel: PipWheel) -> None:
     result, wheels = pip_wheel(VITKERN_BUILD_CPU="1", SOURCE_DATE_EPOCH="86400")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -111,7 +112,7 @@ def test_wheel_with_kernels(pip_wheel: PipWheel) -> None:
     assert info["isas"] == ["generic"]  # and none of the tests' own
 
 
-@pytest.mark.skipif(isinstance(_build.find_compiler(), str), reason="no C++ compiler")
+@needs.compiler
 def test_failed_build_leaves_a_pure_wheel(pip_wheel: PipWheel, project: Path) -> None:
     (project / "csrc/cpu/scale.cpp").write_text("broken\n")
     result, wheels = pip_wheel()
@@ -135,7 +136,7 @@ def build_in_place(project: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(isinstance(_build.find_compiler(), str), reason="no C++ compiler")
+@needs.compiler
 def test_failed_build_in_place_is_an_error_and_leaves_no_stale_library(project: Path) -> None:
     library = project / "vitkern/_C.abi3.so"
     assert build_in_place(project).returncode == 0

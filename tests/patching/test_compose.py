@@ -16,13 +16,14 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as old_weight_norm
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
 from tests.patching.families import FAMILIES, hf
 from tests.patching.test_families import build, run
 from vitkern._library import load
 from vitkern.bench.coverage import count_products
 
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
+GAINS = None if load().available else "eager"  # without kernels None patches nothing
 PATCHED = ("hf-vit", "eva", "torch-pre-norm-masked", "torchvision-swin", "swin-v2")
 
 
@@ -113,7 +114,7 @@ def test_changed_linears_are_honoured(name: str, change: str, when: str) -> None
     assert bool(frozen) == (change in ("LoRA", "frozen"))
 
 
-@needs_library
+@needs.library
 def test_low_rank_attention_stays_on_kernels() -> None:
     model, x = build("hf-vit", torch.float32)
     vitkern.patch(model, backend="cpu")
@@ -147,7 +148,7 @@ def test_quantized_linears_compute_as_they_did() -> None:
 def test_functional_call_and_transforms(name: str) -> None:
     model, x = build(name, torch.float32)
     plain = copy.deepcopy(model)
-    vitkern.patch(model)
+    vitkern.patch(model, backend=GAINS)
     other = {key: 0.9 * value.detach() for key, value in model.named_parameters()}
     call = torch.func.functional_call
 
@@ -167,7 +168,7 @@ def test_functional_call_and_transforms(name: str) -> None:
 def test_vmap_and_forward_gradients(name: str) -> None:
     model, x = build(name, torch.float32)
     plain = copy.deepcopy(model)
-    vitkern.patch(model)
+    vitkern.patch(model, backend=GAINS)
     batches = torch.stack([x, -x])
     got, wanted = (torch.func.vmap(one)(batches) for one in (model, plain))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
@@ -260,7 +261,7 @@ def test_attention_maps_and_hidden_states_of_hugging_face() -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("name", PATCHED)
 def test_autocast(name: str) -> None:
     model, x = build(name, torch.float32)
@@ -276,7 +277,7 @@ def test_autocast(name: str) -> None:
     assert error <= 2 * allowed + 0.01
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("name", PATCHED)
 def test_compiles_in_one_graph(name: str) -> None:
     model, x = build(name, torch.float32)
@@ -287,7 +288,7 @@ def test_compiles_in_one_graph(name: str) -> None:
         torch.testing.assert_close(compiled(x), wanted, rtol=1e-4, atol=1e-5)
 
 
-@needs_library
+@needs.library
 def test_one_tensor_in_two_places_is_compiled_in_training() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(24, 3, 40, batch_first=True, dropout=0.0)
@@ -303,7 +304,7 @@ def test_one_tensor_in_two_places_is_compiled_in_training() -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("name", ["eva", "torchvision-swin"])
 def test_exports(name: str) -> None:
     model, x = build(name, torch.float32)
@@ -324,7 +325,7 @@ def test_nested_tensors_of_an_encoder() -> None:
     padding[0, 4:] = True
     with torch.no_grad():
         wanted = model(x, src_key_padding_mask=padding)
-        report = vitkern.patch(model)
+        report = vitkern.patch(model, backend=GAINS)
         assert [entry.name for entry in report.patched] == ["layers.0", "layers.1"]
         torch.testing.assert_close(model(x, src_key_padding_mask=padding), wanted)
 
@@ -361,7 +362,7 @@ def test_subclasses_are_left_alone_and_listed() -> None:
     torch.testing.assert_close(model(x), wanted, rtol=0, atol=1e-10)
 
 
-@needs_library
+@needs.library
 def test_bfloat16_and_int8_reach_the_mlps() -> None:
     model, x = build("hf-vit", torch.float32)
     with torch.inference_mode():

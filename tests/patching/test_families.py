@@ -11,15 +11,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
 from tests.patching.families import FAMILIES
 from tests.patching.parts import PARTS
-from vitkern._library import load
 from vitkern.bench.coverage import count_products
 from vitkern.bench.parity import Check, compare
 
 ALL = {**FAMILIES, **PARTS}
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 
 
 class First(nn.Module):
@@ -82,7 +81,7 @@ def test_exact_in_float64(name: str) -> None:
     assert state_of(model) == before
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("name", ALL)
 def test_float32_on_the_cpu_backend(name: str) -> None:
     model, x = build(name, torch.float32)
@@ -114,7 +113,7 @@ def test_float32_on_the_cpu_backend(name: str) -> None:
     assert share > _SHARES.get(name, 0.5)
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("name", ["eva", "hf-swin", "torch-pre-norm-masked"])
 def test_small_products_are_left_to_pytorch_and_said(name: str) -> None:
     model, x = build(name, torch.float32)

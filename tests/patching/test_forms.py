@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
 from tests.patching.test_changes import EDITS
-from vitkern._library import load
 from vitkern.ops import _cpu
 from vitkern.ops.weights import Bfloat16Weight, Int8Weight
 from vitkern.patching import forms
@@ -96,7 +96,7 @@ def test_products_are_computed_in_the_form(name: str, kind: str) -> None:
     assert (got - wanted).norm() / wanted.norm() < (1e-5 if kind == "bfloat16" else 0.2 * error)
 
 
-@pytest.mark.skipif(not load().available, reason="needs the library")
+@needs.library
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_compute_what_eager_does(name: str, kind: str) -> None:
@@ -382,9 +382,16 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "backend, kind",
+    [
+        ("eager", "bfloat16"),
+        ("eager", "int8"),
+        pytest.param(None, "bfloat16", marks=needs.library),  # nothing is patched without kernels
+        (None, "int8"),
+    ],
+)
 @pytest.mark.parametrize("name", ["vit-layer-scale", "swin"])
-@pytest.mark.parametrize("backend", ["eager", None])
 def test_compiles_and_exports(name: str, kind: str, backend: str | None) -> None:
     model, x = build(name)
     patch(model, kind, backend)

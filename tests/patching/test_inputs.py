@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import vitkern
+from tests import needs
 from tests.patching.families import FAMILIES, hf
-from vitkern._library import load
 from vitkern.bench.coverage import count_products
 
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 LAST = torch.channels_last
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_pointwise_convolution_is_ours_with_channels_last(bias: bool) -> None:
     layer = nn.Conv2d(128, 256, 1, bias=bias)
@@ -36,7 +35,7 @@ def test_a_pointwise_convolution_is_ours_with_channels_last(bias: bool) -> None:
         assert share == float(ours)
 
 
-@needs_library
+@needs.library
 def test_a_pointwise_convolution_follows_its_weight() -> None:
     layer = nn.Conv2d(128, 256, 1)
     vitkern.patch(layer)

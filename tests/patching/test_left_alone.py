@@ -13,10 +13,10 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torchvision.models.vision_transformer import MLPBlock
 
 import vitkern
-from vitkern._library import load
+from tests import needs
 from vitkern.patching import functional
 
-pytestmark = pytest.mark.skipif(not load().available, reason="needs the library")
+pytestmark = needs.library
 
 
 def encoder(dropout: float = 0.0) -> nn.TransformerEncoderLayer:

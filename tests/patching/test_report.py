@@ -19,8 +19,8 @@ from torch.nn.utils import parametrize, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
-from vitkern._library import load
 from vitkern.patching import CannotPatch, PatchedModule
 
 
@@ -99,6 +99,14 @@ def test_model_without_known_modules() -> None:
         vitkern.patch(model, strict=True)
 
 
+def test_a_layer_by_itself_is_patched_where_a_backend_is_named_as_is_said() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(3, 2))
+    said = "a LayerNorm or Linear by itself is patched where a backend is named"
+    assert said in str(vitkern.patch(model))
+    (entry,) = vitkern.patch(model, backend="eager").patched
+    assert (entry.name, entry.op) == ("2", "linear")
+
+
 def test_modules_of_unknown_kinds_are_counted() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -133,6 +141,7 @@ def test_what_only_eager_takes_is_left_alone() -> None:
         *(f"blocks.{i}{part}" for i in range(2) for part in ("", ".attn", ".mlp")),
     ]
     assert all(entry.reasons["cpu"] for entry in report.skipped)
+    assert {next(iter(entry.reasons)) for entry in report.skipped} == {"cpu"}  # the model is there
     assert zoo.state_of(model) == before
 
 
@@ -157,15 +166,18 @@ def test_explicit_backend_refuses_with_its_reasons() -> None:
         skipped = caught.value.skipped
         assert {"patch_embed", "blocks.0", "blocks.1.mlp", "norm"} <= {s.name for s in skipped}
         assert all(set(entry.reasons) == {"cpu"} for entry in skipped)
+        head, *lines = str(caught.value).splitlines()
+        assert head.startswith(f"{len(skipped)} modules cannot be patched")
+        assert len(lines) == len({entry.why() for entry in skipped}) < len(skipped)
         for entry in skipped:
-            assert entry.name in str(caught.value)
+            (line,) = (line for line in lines if line.endswith(f": {entry.why()}"))
+            assert entry.name in line.removesuffix(entry.why()).strip(" :").split(", ")
         assert zoo.state_of(model) == before
 
 
+@needs.library
 def test_explicit_backend_holds_in_every_call() -> None:
     model = zoo.build("our-vit", torch.float32)
-    if not load().available:
-        pytest.skip("no cpu backend here")
     vitkern.patch(model, backend="cpu")
     with pytest.raises(vitkern.UnsupportedInput, match="float64"):
         model.double()(zoo.images("our-vit"))

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import vitkern
+from tests import needs
 from tests.patching import zoo
-from vitkern._library import load
 from vitkern.ops._cpu import packed_bytes
 from vitkern.patching import CannotPatch
 
@@ -282,7 +282,7 @@ def test_errors_leave_the_model_untouched(
     assert zoo.state_of(model) == before
 
 
-@pytest.mark.skipif(not load().available, reason="needs the library")
+@needs.library
 def test_unpatch_frees_the_packed_weights() -> None:
     model, x = zoo.build("our-vit", torch.float32).eval(), zoo.images("our-vit").float()
     vitkern.patch(model)

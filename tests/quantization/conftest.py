@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests import needs
 from tests.patching import zoo
-from vitkern._library import load
 
 BACKENDS = (
     "eager",
-    pytest.param("cpu", marks=pytest.mark.skipif(not load().available, reason="needs the library")),
+    pytest.param("cpu", marks=needs.library),
 )
 """Those that compute in int8."""
 

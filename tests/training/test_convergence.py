@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from tests import needs
+
+pytestmark = needs.library  # else nothing is patched, and a training is compared with itself
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "convergence.py"
 STEPS, SHORT = 60, 30
 

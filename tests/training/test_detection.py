@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.test_resume import Interrupted, interrupt, same_runs
+from vitkern._library import load
 from vitkern.data.scenes import digits_on_photographs
 from vitkern.models import DETR
 from vitkern.models.detr import Detections
@@ -47,7 +48,7 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
 def test_losses_by_name_and_precision(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     assert made.patch_report is not None
-    assert made.patch_report.patched
+    assert bool(made.patch_report.patched) == load().available
     result = made.fit()
     step, epoch = (
         next(line for line in result.history if line["kind"] == kind) for kind in ("step", "epoch")

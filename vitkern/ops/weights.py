@@ -310,10 +310,16 @@ def product(
 ) -> torch.Tensor:
     """``x @ weight.T + bias`` in plain PyTorch, in the weight's form."""
     if isinstance(weight, ConvertedWeight):
-        return weight.product(x, bias)
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+            return weight.product(x, bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return weight.product(x, bias)
     if x.dtype is torch.bfloat16 and x.is_cpu:
         # On AMX PyTorch 2.14 reads behind rows of odd length that lie apart: 0 times NaN there.
-        x, weight = x.contiguous(), weight.contiguous()
+        y = F.linear(x.contiguous(), weight.contiguous(), bias)
+        if y.requires_grad and not torch.compiler.is_compiling():  # which lays out its gradients
+            y.register_hook(torch.Tensor.contiguous)
+        return y
     return F.linear(x, weight, bias)
 
 

@@ -22,12 +22,18 @@ from vitkern.patching.swap import Swap, swap_of
 
 
 class CannotPatch(RuntimeError):
-    """``patch`` would have skipped modules where it must not; ``skipped`` lists them."""
+    """``patch`` would have skipped modules where it must not; ``skipped`` lists them.
+
+    The message has a line for those with the same reasons.
+    """
 
     def __init__(self, skipped: tuple[SkippedModule, ...]) -> None:
         self.skipped = skipped
+        names: dict[str, list[str]] = {}
+        for module in skipped:
+            names.setdefault(module.why(), []).append(module.name or "(the model)")
         lines = [f"{len(skipped)} modules cannot be patched (the model is unchanged):"]
-        lines += [f"  {s.name or '(the model)'}: {s.why()}" for s in skipped]
+        lines += [f"  {', '.join(those)}: {why}" for why, those in names.items()]
         super().__init__("\n".join(lines) if skipped else NOTHING)
 
 

@@ -180,11 +180,22 @@ def _entry(
         return SkippedModule(
             name,
             op,
-            {key: _worded(reasons, operators) for key, reasons in refusals.items() if reasons}
+            {
+                key: _worded(refusals[key], operators)
+                for key in _nearest_first([key for key in candidates if refusals[key]], match.calls)
+            }
             or {"eager": ["computes what the module does already"]},
         )
     note = "; ".join(filter(None, [match.note, forms.note([p.form for p in products])]))
     return PatchedModule(name, op, " + ".join(dict.fromkeys(chosen)), note)
+
+
+def _nearest_first(backends: list[str], calls: list[Call]) -> list[str]:
+    """In their order, but for those for other devices than that of the calls, which come last: what
+    keeps ``cpu`` from a model on the CPU matters more than that ``cuda`` has no GPU."""
+    tensors = (value for call in calls for value in call if isinstance(value, torch.Tensor))
+    on_cpu = any(tensor.is_cpu for tensor in tensors)
+    return sorted(backends, key=lambda name: (name == "cpu") != on_cpu)
 
 
 def _worded(reasons: dict[str, list[str]], operators: list[Operator[Any]]) -> list[str]:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 NOTHING = (
-    "nothing to patch: no module of a kind that vitkern knows"
-    ' (torch.compile(model, backend="vitkern") takes any model)'
+    "nothing to patch: no module of a kind that vitkern knows (a LayerNorm or Linear by itself is"
+    ' patched where a backend is named; torch.compile(model, backend="vitkern") takes any model)'
 )
 
 

@@ -141,6 +141,7 @@ def test_bad_options() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inductor")
 def test_inductor_compiles_the_rest() -> None:
     model = Handwritten().eval()
     torch._dynamo.reset()

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from tests import needs
 from tests.patching.graph.runs import Handwritten, Run, results, same, through_graph
 from vitkern._library import load
 from vitkern.bench.parity import compare
 from vitkern.patching.graph import compile_graph, graph_backend
 
 Tensor = torch.Tensor
-needs_library = pytest.mark.skipif(not load().available, reason="needs the library")
 X = torch.randn(2, 3, 16, 16)
 
 
@@ -33,7 +33,7 @@ def in_float32(model: nn.Module, x: Tensor, **options: Any) -> Run:
     return run
 
 
-@needs_library
+@needs.library
 @pytest.mark.parametrize("rest", ["eager", "aot_eager"])
 def test_kernels_are_right(rest: str) -> None:
     run = in_float32(Handwritten().eval(), X, backend="cpu", rest=rest)
@@ -54,7 +54,7 @@ def small_vit() -> nn.Module:
     )  # fmt: skip
 
 
-@needs_library
+@needs.library
 def test_libraries_models() -> None:
     vit = in_float32(small_vit().eval(), X, backend="cpu")
     assert sorted(vit.ops) == ["attention", "linear", "linear", "linear", "mlp", "patch_embed"]
@@ -193,7 +193,7 @@ def test_layout_is_restored_where_it_is_seen() -> None:
         assert got.stride() == wanted.stride()
 
 
-@needs_library
+@needs.library
 def test_half_precision() -> None:
     """A written-out softmax in float32 of bfloat16 scores is what the op computes."""
 
@@ -212,9 +212,8 @@ def test_half_precision() -> None:
     assert check.passed, check
 
 
+@needs.library
 def test_unsupported_dtype_is_left_with_its_reason() -> None:
-    if not load().available:
-        pytest.skip("needs the library")
     run = same(Handwritten().eval(), X, backend="cpu")
     assert not run.ops
     assert all("cpu: " in one.reason for one in run.left if one.op == "linear")

@@ -165,8 +165,8 @@ class Bench:
         try:
             vitkern.patch(model, backend=backend)
         except vitkern.CannotPatch as error:
-            _, first, *_ = str(error).splitlines()  # after a line that counts the modules
-            raise RuntimeError(" ".join(first.split())) from error
+            first = error.skipped[0]
+            raise RuntimeError(f"{first.name}: {first.why()}") from error
         return model, self._pass(model)
 
     def _compiled(self) -> tuple[nn.Module, Run]:
