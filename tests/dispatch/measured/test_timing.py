@@ -68,6 +68,14 @@ def test_it_goes_on_where_it_is_not_clear() -> None:
     assert len(timing.in_turns(runs, "a", clock)["a"]) == timing.MAX_ROUNDS
 
 
+def test_what_takes_no_time_is_as_fast() -> None:
+    """A device's clock shows none for calls that launch nothing."""
+    runs: dict[str, Callable[[], object]] = {"a": list, "b": list}
+    found = timing.in_turns(runs, "a", sample=lambda run, calls: 0.0)
+    assert len(found["a"]) == len(found["b"]) == timing.MIN_ROUNDS
+    assert timing.winner(found, "a") == "a"
+
+
 @pytest.mark.parametrize("after", [0, 2, 5])
 def test_what_raises_has_no_times(after: int) -> None:
     clock = Clock()

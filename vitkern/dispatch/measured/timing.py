@@ -20,6 +20,8 @@ MAX_SECONDS = 3.0
 """After this long, and three rounds, there is no other one."""
 SAMPLE_SECONDS = 0.002
 """What is faster is called several times in a row in each round."""
+SHORTEST = 1e-9
+"""What is nothing to a device's own clock, as no work at all, counts as that."""
 MARGIN = 0.03
 """By which another must beat the first of the fixed order to take its place."""
 
@@ -54,7 +56,7 @@ def in_turns(
                 if number < 0:
                     calls[name] = _calls(runs[name], take)
                 else:
-                    seconds[name].append(take(runs[name], calls[name]))
+                    seconds[name].append(max(take(runs[name], calls[name]), SHORTEST))
             except Exception:  # not to be chosen; a call that names it gets the error
                 del seconds[name]
     return seconds
@@ -95,7 +97,7 @@ def _ratios(
 def _calls(run: Callable[[], object], sample: Sample) -> int:
     """How many calls make a sample long enough, after one that is slow because it is the first."""
     run()
-    once = max(sample(run, 1), 1e-9)
+    once = max(sample(run, 1), SHORTEST)
     return min(max(math.ceil(SAMPLE_SECONDS / once), 1), 1000)
 
 
