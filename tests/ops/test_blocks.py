@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -419,6 +420,24 @@ def test_compile(op: str, dtype: torch.dtype) -> None:
             n for graph in counter.graphs for n in graph.graph.nodes if "vitkern" in str(n.target)
         ]
         assert len(nodes) == counter.frame_count
+
+
+@pytest.mark.usefixtures("_fresh")
+@every_op
+def test_compiled_code_knows_no_plans(op: str) -> None:
+    """It is not compiled anew where other calls, of other models, are met."""
+    call, counter = full(op), CompileCounterWithBackend("eager")
+    kinds = importlib.import_module(f"vitkern.ops.{op}")._COMPOSED.kinds
+    kinds.clear()
+    compiled = torch.compile(of_tensors(op, call, None), fullgraph=True, backend=counter)
+    try:
+        with torch.no_grad():
+            for i in range(3):
+                compiled(**harness.floating(call))
+                kinds["met", i] = None
+    finally:
+        kinds.clear()
+    assert counter.frame_count == 1
 
 
 @pytest.mark.usefixtures("_fresh")

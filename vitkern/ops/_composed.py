@@ -41,7 +41,8 @@ class Composed(Generic[CallT]):
         """
         key = None
         # Before they are asked: on a CPU one backend computes all, and nothing is looked up.
-        if (self.kinds or not call[0].is_cpu) and not _seen():
+        # (What is compiled would be anew for each kind that is met, if it knew of them.)
+        if not torch.compiler.is_compiling() and (self.kinds or not call[0].is_cpu) and not _seen():
             key = _key(call, backend)
             plan = self.kinds.plan(key)
             if plan is not None:
