@@ -7,8 +7,10 @@ runs every combination, which takes hours.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from tests.ops import harness
+from vitkern import ops
 from vitkern.ops._cpu import ACTIVATIONS
 from vitkern.ops._plans import Plan
 from vitkern.ops._triton import availability
@@ -59,6 +62,26 @@ def test_blocks_are_repeated_as_one(op: str, name: str) -> None:
         assert torch.equal(run(call), first)
     found = importlib.import_module(f"vitkern.ops.{op}")._COMPOSED.kinds
     assert any(isinstance(plan, Plan) for plan in found.values())
+
+
+def test_a_negated_view() -> None:
+    """Its memory has the opposite: what PyTorch's dispatcher is for."""
+    x = torch.randn(4, 16, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    for _ in range(3):
+        got = ops.layer_norm(x, backend="triton")
+        torch.testing.assert_close(got, torch.nn.functional.layer_norm(x, (16,)))
+
+
+def test_a_plan_keeps_no_arguments() -> None:
+    weight, given = torch.randn(16), []
+    for _ in range(4):
+        x = torch.randn(4, 16)
+        given.append(weakref.ref(x))
+        ops.layer_norm(x, weight, backend="triton")
+    del x
+    gc.collect()
+    assert all(one() is None for one in given)
 
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name is not None])

@@ -10,7 +10,7 @@ import torch
 
 from vitkern.dispatch.backend import Backend, Tensors
 from vitkern.dispatch.errors import UnsupportedInput
-from vitkern.dispatch.measured import choice
+from vitkern.dispatch.measured import STORE, choice
 from vitkern.dispatch.override import active_backend, check_backend_name
 
 CallT = TypeVar("CallT", bound=tuple[Any, ...])
@@ -67,6 +67,7 @@ class Operator(Generic[CallT]):
         """Give the op one more backend."""
         known = {**self.backends, backend.name: backend}
         self.backends = dict(sorted(known.items(), key=lambda item: _rank(item[0])))
+        STORE.chosen_anew()
 
     def select(self, call: CallT, backend: str | None = None) -> Backend:
         """The backend that will compute ``call``.

@@ -100,7 +100,10 @@ class Plan:
 def _result(bases: Sequence[torch.Tensor], which: Result) -> torch.Tensor:
     index, view = which
     base = bases[index]
-    return base if view is None else base.as_strided(*view)
+    if view is None:
+        return base
+    size, stride, offset = view
+    return base.as_strided(size, stride, base.storage_offset() + offset)
 
 
 class _Met:
@@ -195,30 +198,37 @@ def record(
 def kind_of(arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """All that launches follow from; None where it is not known, or memory is given twice.
 
-    The first argument is a tensor.
+    The first argument is a tensor; others are on its device.
     """
     kind: list[Any] = []
     addresses = []
     single = False
-    for value in arguments:
-        cls = value.__class__
-        if cls is torch.Tensor or cls is _Parameter:
-            if value.is_meta:
+    device = arguments[0].device
+    if device.type == "meta":
+        return None
+    try:
+        for value in arguments:
+            cls = value.__class__
+            if cls is torch.Tensor or cls is _Parameter:
+                address, dtype = value.data_ptr(), value.dtype
+                # Not what is in its memory: minus that, or zeros that have none.
+                if value.is_neg() or not (address or value.numel() == 0):
+                    return None
+                kind.append((value.shape, value.stride(), dtype, address & 15))
+                if address:
+                    addresses.append(address)
+                single = single or dtype is torch.float32
+            elif cls in _PLAIN:
+                kind.append(value)
+            elif cls is tuple or cls is list:
+                kind.append(tuple(value))
+            else:
                 return None
-            address, dtype = value.data_ptr(), value.dtype
-            kind.append((value.shape, value.stride(), dtype, address & 15))
-            if address:
-                addresses.append(address)
-            single = single or dtype is torch.float32
-        elif cls in _PLAIN:
-            kind.append(value)
-        elif cls is tuple or cls is list:
-            kind.append(tuple(value))
-        else:
-            return None
+    except RuntimeError:  # sparse or nested: no address, or no strides
+        return None
     if len(set(addresses)) < len(addresses):
         return None
-    kind.append(arguments[0].device)
+    kind.append(device)
     if single:
         kind.append(torch.backends.cuda.matmul.fp32_precision)
     return tuple(kind)

@@ -114,14 +114,18 @@ class Recorder(TorchDispatchMode):
     def place(self, tensor: torch.Tensor) -> Place | None:
         """Where a tensor starts; None, and the call is refused, where that is not one place."""
         address = tensor.data_ptr()
-        for index, base in enumerate(self._bases):
-            if base.data_ptr() == address and base.numel():
-                return Place(index, 0)
         inside = [
             Place(index, address - base.data_ptr())
             for index, base in enumerate(self._bases)
-            if base.numel() and base.data_ptr() < address < base.data_ptr() + _extent(base)
+            if base.numel() and base.data_ptr() <= address < base.data_ptr() + _extent(base)
         ]
+        starts = [one for one in inside if one.offset == 0]
+        # Of several views of one tensor (q, k, v) one may start inside another: it is meant if all
+        # of it is.
+        if starts and (
+            len(starts) == len(inside) or self._bases[starts[0].base].numel() == tensor.numel()
+        ):
+            return starts[0]
         if len(inside) == 1:
             return inside[0]
         self.refuse(f"a tensor of shape {tuple(tensor.shape)} that is no part of one of the call's")
@@ -156,11 +160,16 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         if self._paused:
-            return result
+            return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled() and _is_view(func):
+            with self:  # PyTorch left it whole, as ``contiguous``: its parts say if it is a copy
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
         if func in _ALLOCATIONS:
-            self._bases.append(result)
+            self._allocated(result)
         elif func in _INTO:
             self._product(func, args, kwargs)
         elif func is _aten.clone.default:
@@ -174,6 +183,11 @@ class Recorder(TorchDispatchMode):
         elif not _is_view(func):
             self._function(func, args, kwargs, result)
         return result
+
+    def _allocated(self, tensor: torch.Tensor) -> None:
+        self._bases.append(tensor)
+        if tensor.device != self._bases[0].device:
+            self.refuse(f"memory on {tensor.device}")
 
     def _function(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -266,11 +280,12 @@ _UNSURE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 def _attention_kernels() -> tuple[Any, ...]:
-    """Which functions PyTorch's attention may call: a context manager chooses among them."""
+    """What PyTorch's attention chooses by among the functions that it may call."""
     cuda = torch.backends.cuda
     return (
         cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled(),
         cuda.cudnn_sdp_enabled(), torch._C._get_sdp_priority_order(),
+        cuda.fp16_bf16_reduction_math_sdp_allowed(), torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
 
 

@@ -63,6 +63,11 @@ class Store:
             self._decisions[key] = self._unsaved[key] = decision
             self._index()
 
+    def chosen_anew(self) -> None:
+        """There are other backends: whatever was chosen, and kept elsewhere, does not hold."""
+        with self._lock:
+            self.variants = self.variants.copy()
+
     def save(self) -> None:
         """Write what is new; what cannot be written is tried again the next time."""
         with self._lock:

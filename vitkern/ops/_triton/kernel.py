@@ -234,13 +234,14 @@ class _Interpreted:
         self, launch: Callable[..., object], values: dict[str, Any], options: dict[str, int],
         writing: Recorder,
     ) -> None:  # fmt: skip
-        self._launch, self._values, self._options = launch, values, options
+        self._launch, self._options = launch, options
         tensors = {
             name: writing.shaped(value)
             for name, value in values.items()
             if isinstance(value, torch.Tensor) and value.numel()
         }
         self._views = {name: shaped for name, shaped in tensors.items() if shaped is not None}
+        self._values = {name: value for name, value in values.items() if name not in tensors}
 
     def __call__(
         self, bases: Sequence[torch.Tensor], addresses: Sequence[int], stream: int
