@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from tests.dispatch.toy import ToyCall, double
 from vitkern.dispatch import (
@@ -149,3 +150,24 @@ def test_a_call_costs_few_python_functions() -> None:
     finally:
         sys.setprofile(None)
     assert len(entered) <= 31, entered  # of these, three to ask cuda, and four to ask triton
+
+
+def test_a_forward_mode_derivative_is_not_dropped(toy: Operator[ToyCall]) -> None:
+    """A backend has none; what PyTorch's own functions compute has."""
+    x = torch.ones(2, 3)
+
+    def run(value: torch.Tensor, backend: str) -> torch.Tensor:
+        result: torch.Tensor = toy(ToyCall(value, None, "a"), backend)
+        return result
+
+    def derivative(backend: str) -> torch.Tensor:
+        result: torch.Tensor = torch.func.jvp(lambda t: run(t, backend), (x,), (2 * x,))[1]
+        return result
+
+    assert torch.equal(derivative("eager"), 2 * x)
+    with pytest.raises(NotImplementedError, match=r"toy on backend 'double'.*backend='eager'"):
+        derivative("double")
+    with forward_ad.dual_level():
+        assert torch.equal(run(x, "double"), x + 2)  # none is wanted
+        with pytest.raises(NotImplementedError, match="jvp"):
+            run(forward_ad.make_dual(x, x), "double")

@@ -7,6 +7,7 @@ import pkgutil
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch.autograd import forward_ad
 
 from vitkern.dispatch.backend import Backend, Tensors
 from vitkern.dispatch.errors import UnsupportedInput
@@ -127,15 +128,28 @@ class Operator(Generic[CallT]):
         return self.compute(self.select(call, backend), call)
 
     def compute(self, chosen: Backend, call: CallT) -> Any:
-        """Compute ``call`` on a backend that takes it, differentiably."""
+        """Compute ``call`` on a backend that takes it, differentiably.
+
+        Raises:
+            NotImplementedError: a forward-mode derivative is wanted, and the backend has none.
+        """
         if chosen.backward is None:
             return chosen.forward(call, False)[0]
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, call)):
+            raise NotImplementedError(
+                f"{self.name} on backend {chosen.name!r} has no forward-mode derivative (jvp);"
+                " backend='eager' has that of PyTorch's own functions"
+            )
         if torch.is_grad_enabled() and any(
             isinstance(value, torch.Tensor) and value.requires_grad for value in call
         ):
             fields = _apart(call) if torch.compiler.is_compiling() else call
             return _Differentiable.apply(self.name, chosen.name, *fields)
         return chosen.forward(call, False)[0]
+
+
+def _has_tangent(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and forward_ad.unpack_dual(value).tangent is not None
 
 
 def _apart(call: Any) -> list[Any]:
