@@ -144,6 +144,14 @@ def first(content: dict[str, Any]) -> dict[str, Any]:
         (lambda c: first(c).update(bbox=[60, 2, 9, 5]), "leaves the image of 64 × 64 pixels"),
         (lambda c: first(c).update(image_id=7), "has an object of image 7, which it lacks"),
         (lambda c: first(c).pop("bbox"), r"annotations\[0\] has no bbox"),
+        (
+            lambda c: c["images"][1].update(id=c["images"][0]["id"]),
+            r"images\[1\] has the id 100 of \[0\]",
+        ),
+        (
+            lambda c: c["annotations"][2].update(id=first(c)["id"]),
+            r"annotations\[2\] has the id \d+ of \[0\]",
+        ),
         (lambda c: c.pop("categories"), "must have a list 'categories'"),
         (lambda c: c["images"][1].update(width=63), "has 64 × 64 pixels, and .* says 63 × 64"),
         (lambda c: c["categories"].pop(), "val2017.json has other categories than the training"),

@@ -221,6 +221,11 @@ def _check_rows(file: Path, section: str, rows: Sequence[Any], names: tuple[str,
         lacking = [one for one in names if not isinstance(row, dict) or one not in row]
         if lacking:
             raise ValueError(f"{file}: {section}[{place}] has no {', '.join(lacking)}")
+    # pycocotools would keep the last of those that share one.
+    places: dict[Any, int] = {}
+    for place, row in enumerate(rows):
+        if "id" in row and (first := places.setdefault(str(row["id"]), place)) != place:
+            raise ValueError(f"{file}: {section}[{place}] has the id {row['id']} of [{first}]")
 
 
 def _render(index: int, *, paths: Sequence[Path], max_pixels: int) -> torch.Tensor:
