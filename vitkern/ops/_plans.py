@@ -6,8 +6,8 @@ kernels run. So the second call of a kind is written down, and later ones only f
 
 A call is repeated only where all that it did is known: launches of kernels, memory allocated for
 them and for its results, and functions of PyTorch that allocate what they give. Whatever else it
-calls makes its kind one that is decided anew each time. (Numbers that Python reads out of a tensor on
-the CPU, as ``tolist`` does, nobody sees: ops read none.)
+calls makes its kind one that is decided anew each time. (Numbers that Python reads out of a tensor
+on the CPU, as ``tolist`` does, nobody sees: ops read none.)
 """
 
 from __future__ import annotations
