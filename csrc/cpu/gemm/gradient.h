@@ -78,14 +78,13 @@ VK_INLINE void multiply_tiles(const RowTiles& tiles, const TransposedRows& a, in
 template <class Map>
 static void multiply_chunk_in_parts(const Runtime& rt, const float* z, int64_t z_stride, int64_t on, const float* x,
                                     int64_t ldx, int64_t in_n, int64_t n, const Map& map, float* sums, int64_t lds,
-                                    bool accumulate) {
+                                    bool accumulate, double* totals) {
   using C = Compute<float>;
   const int64_t steps = C::steps(n), lda = C::stride(n), panels = panels_of<C::dot>(in_n);
   float* a = (float*)rt.scratch(kRowsT, on * lda * 4);
-  put_transposed_parts(z, z_stride, n, on, a, lda);
+  put_transposed_parts(z, z_stride, n, on, a, lda, totals);
   float *b = (float*)rt.scratch(kPanelsB, packed_bytes_as<C>(in_n, n)), *reach = b + packed_floats(in_n, steps);
-  for (int64_t p = 0; p < panels; p++)
-    pack_plain_panel_in_parts(x, ldx, in_n, n, p, panel<C::dot>(b, steps, p), reach + p * kPanel<C::dot>, map);
+  pack_plain_in_parts(x, ldx, in_n, n, b, reach, map);
   Operand b_side(b);
   b_side.reach = reach;
   Epilogue<float> e{sums, lds};
@@ -103,8 +102,9 @@ struct GradientGrid {
       : rows(rows_), out(out_), in(in_) {
     // A chunk of a block of z^T, cut into tiles of MR columns, stays in the second-level cache; a panel
     // of x in the first, where every tile uses it. The costlier x's elements, the wider the block.
-    out_block = (costly_map ? 64 : 32) * MR;
-    chunk = costly_map ? 192 : 320;
+    // (Tiles read both from the second: 512 by 384 over 256 rows are 1.3 MiB in parts.)
+    out_block = VITKERN_AMX ? 512 : (costly_map ? 64 : 32) * MR;
+    chunk = VITKERN_AMX ? 256 : costly_map ? 192 : 320;
     in_block = round_up(larger<int64_t>(whole_rows ? in : smaller<int64_t>(in, 384), 1), NR);
     out_blocks = (out + out_block - 1) / out_block;
     in_blocks = larger<int64_t>(1, (in + in_block - 1) / in_block);  // a bias has a gradient without inputs, too
@@ -149,12 +149,13 @@ static void weight_gradient(const Runtime& rt, int64_t rows, int64_t out, int64_
     for (int64_t r0 = begin; r0 < end; r0 += g.chunk) {
       const int64_t n = smaller(g.chunk, end - r0);
       const float* zr = z + r0 * z_stride + o0;
-      if (dbias && i0 == 0) add_columns(zr, z_stride, n, on, bias_sums);
+      double* totals = dbias && i0 == 0 ? bias_sums : nullptr;
+      if (totals && (!VITKERN_AMX || !dweight)) add_columns(zr, z_stride, n, on, totals);
       if (!dweight) continue;
       int64_t ldx;
       const float* xr = source.block(r0, n, xb, &ldx);
 #if VITKERN_AMX
-      multiply_chunk_in_parts(rt, zr, z_stride, on, xr, ldx, in_n, n, map, sums, lds, r0 > begin);
+      multiply_chunk_in_parts(rt, zr, z_stride, on, xr, ldx, in_n, n, map, sums, lds, r0 > begin, totals);
 #else
       const TransposedRows a = transposed_rows(zr, z_stride, n, tiles, zt);
       for (int64_t p = 0; p < panels_of(in_n); p++) {

@@ -157,9 +157,42 @@ static void pack_plain_panel_in_parts(const T* b, int64_t stride, int64_t n, int
   }
 }
 
+// All panels of B, row-major (k, n), each element through f, in parts: along the rows, as memory is read fastest.
+// `reach` gets the columns'.
+template <class F>
+static void pack_plain_in_parts(const float* b, int64_t stride, int64_t n, int64_t k, float* out, float* reach,
+                                const F& f) {
+  constexpr Dot D = Dot::f32_parts;
+  const int64_t words = words_in_parts(k);
+  memset(reach, 0, round_up(n, W) * 4);
+  for (int64_t i = 0; i < k; i += kPartsFloats)
+    for (int64_t w = 0; w < kPlane; w++) {
+      const int64_t r = i + w;
+      const float *upper = b + smaller(r, k - 1) * stride, *lower = b + smaller(r + kPlane, k - 1) * stride;
+      const bool both = r + kPlane < k;
+      for (int64_t c = 0; c < n; c += W) {
+        const int live = (int)smaller<int64_t>(W, n - c);
+        auto get = [&](const float* row) VK_ALWAYS { return f(live == W ? load(row + c) : load_n(row + c, live)); };
+        const vf x = r < k ? get(upper) : vf{}, y = both ? get(lower) : vf{};
+        Magnitudes magnitudes{(vi)load(reach + c)};
+        magnitudes.add(x, y);
+        store(reach + c, (vf)magnitudes.most);
+        const int64_t p = c / kPanel<D>, width = panel_width<D>(n, p);
+        float* to = panel<D>(out, words, p) + (i / kPartsFloats * kPartsWords + w) * width + c % kPanel<D>;
+        Chunk(x, y).put(to, kPlane * width);
+      }
+    }
+  for (int64_t p = 0; p < panels_of<D>(n); p++) {
+    bool all = true;
+    for (int64_t c = p * kPanel<D>; c < smaller(n, (p + 1) * kPanel<D>); c++) all &= ordinary(reach[c]);
+    if (!all) pack_plain_panel_in_parts(b, stride, n, k, p, panel<D>(out, words, p), reach + p * kPanel<D>, f);
+  }
+}
+
 // A = rows^T, of n rows and `columns`, in parts: rows `lda` words apart with the reach of each in its last word.
+// Adds to `totals`, if not null, the columns' sums.
 static void put_transposed_parts(const float* rows, int64_t stride, int64_t n, int64_t columns, float* out,
-                                 int64_t lda) {
+                                 int64_t lda, double* totals) {
   for (int64_t i = 0; i < n; i += kPartsFloats)
     for (int64_t o = 0; o < columns; o += W) {
       const float* from = rows + i * stride + o;
@@ -169,13 +202,16 @@ static void put_transposed_parts(const float* rows, int64_t stride, int64_t n, i
         return live == W ? load(from + r * stride) : load_n(from + r * stride, live);
       };
       Magnitudes magnitudes;
+      vf sums = {};
       vf high[W], middle[W], low[W];
       for (int w = 0; w < kPlane; w++) {
         const vf x = row(w), y = row(w + kPlane);
         magnitudes.add(x, y);
+        sums = sums + (x + y);
         const Chunk chunk(x, y);
         high[w] = chunk.high, middle[w] = chunk.middle, low[w] = chunk.low;
       }
+      for (int j = 0; totals && j < live; j++) totals[o + j] += sums[j];
       float* to = out + o * lda + i / kPartsFloats * kPartsWords;
       auto put = [&](vf (&words)[W], float* part) VK_ALWAYS {
         transpose(words);

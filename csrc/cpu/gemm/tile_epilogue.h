@@ -24,9 +24,12 @@ struct Steps {
   }
 };
 
-// Rows [first, last) of a square: out = residual + gamma * F(c + bias), all columns of it. Instructions in
-// products' way cost what they take, so that there are as few as can be.
-template <Activation F, Dot D, bool Gamma, bool Residual, class T>
+// What an epilogue has to do with a second matrix.
+enum class Side { none, pre, derivative };
+
+// Rows [first, last) of a square: out = residual + gamma * F(c + bias), or as Epilogue says with a side, all columns
+// of it. Instructions in products' way cost what they take, so that there are as few as can be.
+template <Activation F, Dot D, bool Gamma, bool Residual, Side S, class T>
 static __attribute__((noinline)) void finish_whole(const Epilogue<T>& e, const Steps& steps, int64_t row, int64_t column,
                                                    const float* c, int first, int last) {
   const vf zeros = {};
@@ -36,19 +39,27 @@ static __attribute__((noinline)) void finish_whole(const Epilogue<T>& e, const S
   const int64_t stride = e.out_stride, residual_stride = e.residual_stride;
   T* out = e.out + (row + first) * stride + column;
   const T* residual = Residual ? e.residual + (row + first) * residual_stride + column : nullptr;
+  const int64_t side_stride = e.side_stride, at = (row + first) * side_stride + column;
+  T* pre = S == Side::pre ? e.pre + at : nullptr;
+  const T* slope_at = S == Side::derivative ? e.derivative_at + at : nullptr;
   const Steps s = steps;  // its own copy: stores through T* cannot change it
   for (int r = first; r < last; r++) {
     VK_UNROLL
     for (int j = 0; j < 2; j++) {
       vf x = load(c + r * kTileColumns + j * W);
       if constexpr (D == Dot::u8_s8) x = s.to_float(x, r, j * W);
-      x = activate(F, x + bias[j]);
+      x = x + bias[j];
+      if constexpr (S == Side::pre) store(pre + j * W, x);
+      if constexpr (S == Side::derivative) x = x * activation_derivative(F, load(slope_at + j * W));
+      else x = activate(F, x);
       if (Gamma) x = x * gamma[j];
       if (Residual) x = x + load(residual + j * W);
       store(out + j * W, x);
     }
     out += stride;
     if (Residual) residual += residual_stride;
+    if (S == Side::pre) pre += side_stride;
+    if (S == Side::derivative) slope_at += side_stride;
   }
 }
 
@@ -58,15 +69,23 @@ using FinishWhole = void (*)(const Epilogue<T>&, const Steps&, int64_t, int64_t,
 // The function for this epilogue, or null where it is none of the common ones.
 template <Dot D, class T>
 static FinishWhole<T> whole_finisher(const Epilogue<T>& e) {
-  if (e.pre || e.product || e.derivative_at) return nullptr;
+  if (e.product) return nullptr;
   constexpr Activation kNone = Activation::none;
   if (e.activation == kNone) {
-    if (e.gamma) return e.residual ? finish_whole<kNone, D, true, true, T> : finish_whole<kNone, D, true, false, T>;
-    return e.residual ? finish_whole<kNone, D, false, true, T> : finish_whole<kNone, D, false, false, T>;
+    if (e.pre || e.derivative_at) return nullptr;
+    constexpr Side S = Side::none;
+    if (e.gamma)
+      return e.residual ? finish_whole<kNone, D, true, true, S, T> : finish_whole<kNone, D, true, false, S, T>;
+    return e.residual ? finish_whole<kNone, D, false, true, S, T> : finish_whole<kNone, D, false, false, S, T>;
   }
-  if (e.gamma || e.residual) return nullptr;
+  if (e.gamma || e.residual || (e.pre && e.derivative_at)) return nullptr;
   FinishWhole<T> chosen = nullptr;
-  with_activation(e.activation, [&](auto f) { chosen = finish_whole<decltype(f)::value, D, false, false, T>; });
+  with_activation(e.activation, [&](auto f) {
+    constexpr Activation F = decltype(f)::value;
+    chosen = e.pre             ? finish_whole<F, D, false, false, Side::pre, T>
+             : e.derivative_at ? finish_whole<F, D, false, false, Side::derivative, T>
+                               : finish_whole<F, D, false, false, Side::none, T>;
+  });
   return chosen;
 }
 

@@ -123,6 +123,32 @@ struct LinesAhead {
   }
 };
 
+// What a square's epilogue will read and write, a row with every product: it lies a row apart, where no hardware
+// prefetcher looks.
+struct RowsAhead {
+  const char *out, *other;  // other may be null
+  int64_t out_stride, other_stride, bytes;
+  int rows;
+  VK_ALWAYS void ask() {
+    if (rows <= 0) return;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(out + i, 0, 2);
+    out += out_stride;
+    if (other) {
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(other + i, 0, 2);
+      other += other_stride;
+    }
+    rows--;
+  }
+};
+template <class T>
+VK_INLINE RowsAhead rows_ahead(const Epilogue<T>& e, int64_t row, int64_t column, int rows) {
+  constexpr int64_t kSize = sizeof(T);
+  const T* other = e.residual ? e.residual + row * e.residual_stride + column
+                   : e.derivative_at ? e.derivative_at + row * e.side_stride + column : nullptr;
+  return {(const char*)(e.out + row * e.out_stride + column), (const char*)other, e.out_stride * kSize,
+          (e.residual ? e.residual_stride : e.side_stride) * kSize, kTileColumns * kSize, rows};
+}
+
 // Panels are taken by as many as this many bytes hold. They and those of the next turn stay in the second-level
 // cache for all rows, while 32 rows after the other stay in the first: so C is written along its rows.
 constexpr int64_t kPanelBytes = 256 << 10;
@@ -178,7 +204,8 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
     for (int64_t piece = 0; piece < pieces.count; piece++) {
       const int64_t k0 = piece * pieces.words, kn = pieces.size(piece), turns = larger<int64_t>(1, products<D>(kn));
       const bool final = piece + 1 == pieces.count;
-      const int share = (int)larger<int64_t>(4, (kTileRows + turns - 1) / turns);  // of a square's rows
+      // Of a square's rows, as few as can be: more than a product of tiles leaves time for would keep tiles waiting.
+      const int share = (int)larger<int64_t>(1, (kTileRows + turns - 1) / turns);
       const int64_t panels = smaller(at_once, last - p0);
       for (int64_t s = 0; s < groups * panels; s++) {
         const int64_t r = (by_panels ? s % groups : s / panels) * kTileRows;
@@ -194,8 +221,10 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
         const int64_t from = r / kTileRows * part;
         const char* next = (const char*)(panel<D>(b_side.panels, k, q) + next_piece * pieces.words * wide);
         LinesAhead ahead{next + from, next + smaller(bytes, from + part), (part / 64 + turns - 1) / turns};
+        RowsAhead aside = rows_ahead(epilogue, row + r, column, final ? rows : 0);
         auto meanwhile = [&]() VK_ALWAYS {
           ahead.ask();
+          aside.ask();
           before.finish(share);
         };
         float* partial = sums + r * ld_sums + (p - p0) * kTileColumns;
