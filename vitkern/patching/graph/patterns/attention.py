@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -134,40 +135,80 @@ def _attend(
     return functional.attend(backend, q, k, v, bias, dropout_p, scale=scale)
 
 
-def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
-    """From the softmax back to the first product, and on to the second."""
+@dataclass(frozen=True)
+class WrittenOut:
+    """Attention from its first product to its second.
+
+    Attributes:
+        q: the first factor of the first product.
+        k_transposed: the second.
+        v: the second factor of the second product.
+        nodes: from one product to the other.
+        steps: what changes scores, in order, and its nodes.
+        dropout_p: of the weights.
+    """
+
+    q: Any
+    k_transposed: Any
+    v: Any
+    nodes: tuple[fx.Node, ...]
+    steps: tuple[tuple[fx.Node, Step], ...]
+    dropout_p: float
+
+
+def around(node: fx.Node, reading: Reading) -> WrittenOut | None:
+    """From a softmax back to the first product, and on to the second; None where there is none.
+
+    Raises:
+        Unsuitable: there is, but what is in between is not what ops do.
+    """
     given = value(reading["input"])
     if not isinstance(given, torch.Tensor) or given.dim() < 3:
-        return
+        return None
     if reading["dim"] not in (-1, given.dim() - 1):
-        return
+        return None
     last, dropout_p = node, 0.0
     after: list[fx.Node] = []
     while True:
         user, following = only_user(last), read(only_user(last))
         if user is None or following is None or following["input"] is not last:
-            return
+            return None
         after.append(user)
         last = user
         if following.name == "matmul":
             break
         if following.name == "dropout" and following["training"]:
             if dropout_p or not 0.0 <= following["p"] < 1.0:
-                return
+                return None
             dropout_p = float(following["p"])
         elif following.name != "to" and not idle(following):
-            return  # (what a cast gives fits v, and the trial sees whether that fits q)
+            return None  # (what a cast gives fits v, and the trial sees whether that fits q)
     before = _steps(reading["input"])
     if before is None:
         raise Unsuitable("changes its scores in a way the op does not have")
     if not _widens(reading["dtype"], given.dtype):
         raise Unsuitable(f"has a softmax in {reading['dtype']}")
     product, nodes, steps = before
+    return WrittenOut(
+        product["input"],
+        product["other"],
+        following["other"],
+        (*nodes, node, *after),
+        tuple(steps),
+        dropout_p,
+    )
+
+
+def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
+    found = around(node, reading)
+    if found is None:
+        return
+    steps = tuple(step for _, step in found.steps)
     yield Candidate(
         "attention",
-        (*nodes, node, *after),
+        found.nodes,
         written_out,
-        (product["input"], product["other"], following["other"], tuple(steps), dropout_p, backend),
+        (found.q, found.k_transposed, found.v, steps, found.dropout_p, backend),
     )
 
 
@@ -178,7 +219,7 @@ def _widens(dtype: torch.dtype | None, given: torch.dtype) -> bool:
     )
 
 
-def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[Step]] | None:
+def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[tuple[fx.Node, Step]]] | None:
     """The product that scores come from, its node and those behind it, and what they do."""
     reading = read(node)
     if reading is None:
@@ -196,7 +237,7 @@ def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[Step]] | None:
         found = _steps(scores) if step is not None else None
     if found is None or step is None:
         return None
-    return found[0], [*found[1], node], [*found[2], step]
+    return found[0], [*found[1], node], [*found[2], (node, step)]
 
 
 def _step(reading: Reading) -> tuple[Any, Step | None]:
