@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import needs
-from tests.patching.graph.runs import in_float32, same, through_graph
+from tests.patching.graph.runs import in_float32, results, same, through_graph
+from vitkern.bench.parity import compare
 from vitkern.patching.graph import GraphReport, graph_backend
 
 Tensor = torch.Tensor
@@ -363,6 +365,19 @@ def test_dynamic_batch_is_one_graph() -> None:
     assert [one.op for one in reports[0].replaced].count("window_attention") == 1
 
 
+def test_a_dynamic_size_is_left() -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    block, reports = Plain(), list[GraphReport]()
+    compiled = torch.compile(
+        block, backend=graph_backend(report=reports, rest="eager", backend="eager")
+    )
+    x = image(block)
+    torch._dynamo.maybe_mark_dynamic(x, 1)
+    torch.testing.assert_close(compiled(x), block(x), rtol=1e-5, atol=1e-5)
+    assert any("height or width is dynamic" in one.reason for one in reports[0].left)
+
+
 def test_a_buffer_that_changes_is_noticed() -> None:
     """Values of buffers were read; where they are others, the graph runs as it was captured."""
     torch.manual_seed(0)
@@ -460,3 +475,42 @@ def test_on_the_cpu_backend(library: str) -> None:
     run = in_float32(model.eval(), images, backend="cpu", rest="aot_eager")
     found = [one for one in run.replaced if one.op == "window_attention"]
     assert [one.backend for one in found] == ["cpu"] * blocks
+
+
+@needs.library
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+@pytest.mark.parametrize("library", ["timm-fused", "torchvision"])
+def test_in_bfloat16(library: str, autocast: bool) -> None:
+    model, images, blocks = small(library)
+    model.eval()
+    if not autocast:
+        model, images = model.bfloat16(), images.bfloat16()
+    double = copy.deepcopy(model).double()
+    truth = results(double, (images.double(),), double)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        eager = results(model, (images,), model)
+        run = through_graph(model, images, backend="cpu", rest="aot_eager")
+    assert run.ops.count("window_attention") == blocks, run.reasons
+    check = compare("values", truth, eager, {name: run.values[name] for name in truth})
+    assert check.passed, check
+
+
+@pytest.mark.slow
+@needs.library
+@pytest.mark.usefixtures("inductor")
+def test_inductor_compiles_the_rest_of_it() -> None:
+    """With a batch that is dynamic."""
+    model, _, blocks = small("torchvision")
+    torch._dynamo.reset()
+    reports: list[GraphReport] = []
+    compiled = torch.compile(model, backend=graph_backend(report=reports, backend="cpu"))
+    for batch in (2, 3, 5):
+        images = torch.randn(batch, 3, 60, 52)
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        double = copy.deepcopy(model).double()
+        truth = results(double, (images.double(),), double)
+        eager, ours = results(model, (images,), model), results(compiled, (images,), model)
+        check = compare("values", truth, eager, ours)
+        assert check.passed, check
+    for found in reports:  # Inductor asks for another graph where a batch is larger
+        assert [one.op for one in found.replaced].count("window_attention") == blocks

@@ -54,7 +54,7 @@ def attention(
     value: Any,
     attn_mask: Any = None,
     dropout_p: float = 0.0,
-    scale: float | None = None,
+    scale: Any = None,
     is_causal: bool = False,
 ) -> Any:
     """``F.scaled_dot_product_attention`` on ops."""
@@ -63,6 +63,8 @@ def attention(
     reason = suitable.attention(backend, query, key, value, attn_mask, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
+    if isinstance(scale, torch.SymFloat | torch.SymInt):  # which an op's number cannot be
+        query, scale = query * scale, 1.0
     return functional.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
 
 
@@ -248,9 +250,7 @@ def _step(reading: Reading) -> tuple[Any, Step | None]:
     if reading.name == "mul":
         return scores, ("times", reading["other"])
     if reading.name == "div" and reading["rounding_mode"] is None:
-        other = reading["other"]
-        if isinstance(other, int | float) and other != 0:
-            return scores, ("times", 1.0 / other)
+        return scores, ("over", reading["other"])
     if reading.name == "view" and reading["shape"] is not None:
         return scores, ("view", reading["shape"])
     if reading.name == "masked_fill" and reading["value"] == -math.inf:

@@ -75,12 +75,12 @@ class WindowScores:
         name, operand = step
         if name == "plus":
             self.plus(operand)
-        elif name == "times":
-            if not isinstance(operand, int | float):
-                raise Unsuitable("has scores that are multiplied with a tensor or a symbol")
+        elif name in ("times", "over"):
+            if not isinstance(operand, int | float) or (name == "over" and operand == 0):
+                raise Unsuitable("has scores that are scaled with a tensor or a symbol")
             if self.table is not None or self.masked:
-                raise Unsuitable("multiplies its scores after something was added")
-            self.scale *= operand
+                raise Unsuitable("scales its scores after something was added")
+            self.scale = self.scale * operand if name == "times" else self.scale / operand
         elif name == "view":
             layout = regrouped(self._layout, sizes(value(node).shape))
             if layout is None:

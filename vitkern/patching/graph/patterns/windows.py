@@ -181,7 +181,11 @@ def _attention(node: fx.Node, reading: Reading) -> _Attention | None:
 
 
 def _way_in(attention: _Attention) -> _Windows | None:
-    """From a map to q, k and v in windows of it."""
+    """From a map to q, k and v in windows of it; None where that is not what they come from.
+
+    Raises:
+        Unsuitable: it is, of a map whose size is not known.
+    """
     paths = [path_to(one) for one in (attention.q, attention.k, attention.v)]
     shared = 0
     while all(len(path) > shared for path in paths) and len({path[shared] for path in paths}) == 1:
@@ -193,6 +197,11 @@ def _way_in(attention: _Attention) -> _Windows | None:
             following = read(paths[0][i + 1]) if i + 1 < shared else None
             behind = following is not None and following.name == "linear"
             return (_from(paths, i + 1, attention) if behind else None) or found
+    for node in paths[0]:
+        reading = read(node)
+        rolls = reading is not None and reading.name == "roll"
+        if rolls and any(isinstance(size, torch.SymInt) for size in value(node).shape[1:]):
+            raise Unsuitable("is in windows of a map whose height or width is dynamic")
     return None
 
 
