@@ -1,8 +1,8 @@
 """Attention, as a function of PyTorch or written out.
 
-In windows too: of Swin's block it is the attention that is found, with position bias and shift mask
-as its bias. Partition and shift around it stay as they are: whether the numbers in a buffer are
-Swin's mask, and stay so, a graph does not tell.
+In windows of a map too, where ``windows.py`` does not take what is around it as well: position bias
+and shift mask are its bias then. A scale may be a number, a symbol, or a tensor that is the same for
+all keys of a query.
 """
 
 from __future__ import annotations
