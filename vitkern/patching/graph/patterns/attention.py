@@ -1,8 +1,8 @@
 """Attention, as a function of PyTorch or written out.
 
 In windows of a map too, where ``windows.py`` does not take what is around it as well: position bias
-and shift mask are its bias then. A scale may be a number, a symbol, or a tensor that is the same for
-all keys of a query.
+and shift mask are its bias then. A scale may be a number, a symbol, or a tensor that is the same
+for all keys of a query.
 """
 
 from __future__ import annotations
