@@ -335,7 +335,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "hf-swin-v2": Family(
         partial(hf, "Swinv2Config", "Swinv2Model", **{**_HF_SWIN, "window_size": 7}), _SWIN_IMAGE,
-        ("Swinv2SelfAttention", "Swinv2SelfOutput", "Swinv2Intermediate", "Swinv2Output"),
+        ("Swinv2Layer", "Swinv2SelfAttention", "Swinv2SelfOutput", "Swinv2Intermediate",
+         "Swinv2Output"),
+    ),
+    "hf-swin-v2-ragged": Family(
+        partial(hf, "Swinv2Config", "Swinv2ForImageClassification",
+                **{**_HF_SWIN, "window_size": 5, "image_size": 52, "qkv_bias": False}),
+        (2, 3, 52, 52), ("Swinv2Layer", "Swinv2SelfAttention"),
     ),
     "hf-detr": Family(
         partial(_hf_detr, "DetrConfig", "DetrForObjectDetection"), (2, 3, 64, 96),
