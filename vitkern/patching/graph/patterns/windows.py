@@ -115,8 +115,8 @@ def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Ca
         return
     out, projection, end = _way_out(attention.nodes[-1], windows, (size[0], size[1]), pad_first)
     layers = _layers(windows.tracks)
-    linears = [i for i, one in enumerate(q.events) if isinstance(one, fx.Node)]
-    pads_bias = pads and bool(linears) and linears[0] > q.events.index("pad")
+    events = [_kind(event) for event in q.events]
+    pads_bias = pads and "linear" in events[events.index("pad") :]
     nodes = {*windows.nodes, *attention.nodes, *out} - {end}
     for tail, epilogue in tails(end) if projection else [([], {})]:
         yield Candidate(
@@ -221,18 +221,17 @@ def _from(paths: list[list[fx.Node]], start: int, attention: _Attention) -> _Win
         k = Track(**{**vars(k), "layout": (*k.layout[:-2], k.layout[-1], k.layout[-2])})
     if v.factor != 1.0 or "crop" in q.events or not len(q.layout) == len(k.layout) >= 3:
         return None
-    kinds = [[one for one in each.events if isinstance(one, str)] for each in (q, k, v)]
-    if not kinds[0] == kinds[1] == kinds[2] or not q.shift == k.shift == v.shift:
+    kinds = [tuple(_kind(one) for one in each.events) for each in (q, k, v)]
+    if not kinds[0] == kinds[1] == kinds[2] or len(set(kinds[0])) != len(kinds[0]):
         return None
-    if max(kinds[0].count(kind) for kind in ("pad", "roll")) > 1:
+    if not q.shift == k.shift == v.shift or not q.size == k.size == v.size:
         return None
-    size = (q.size, k.size, v.size)
-    linears = [{one for one in each.events if isinstance(one, fx.Node)} for each in (q, k, v)]
-    fused = linears[0] == linears[1] == linears[2]
-    channels = q.channels // 3 if fused else q.channels
-    offsets = (0, channels, 2 * channels) if fused else (0, 0, 0)
-    same = {each.channels for each in (q, k, v)} == {q.channels} and len(set(size)) == 1
-    if not same or (fused and q.channels % 3) or (q.offset, k.offset, v.offset) != offsets:
+    layers = len({each.events for each in (q, k, v)})
+    if layers == 2 or not q.channels == k.channels == v.channels:
+        return None  # two of q, k and v are one
+    channels, rest = divmod(q.channels, 3) if layers == 1 else (q.channels, 0)
+    offsets = (0, channels, 2 * channels) if layers == 1 else (0, 0, 0)
+    if rest or (q.offset, k.offset, v.offset) != offsets:
         return None
     places, width = q.layout[-2], q.layout[-1]
     if len(width) != 1 or width[0][0] != CHANNELS or channels % width[0].size:
@@ -246,6 +245,10 @@ def _from(paths: list[list[fx.Node]], start: int, attention: _Attention) -> _Win
             return None
     nodes = frozenset(node for path in paths for node in path[start + 1 :])
     return _Windows(paths[0][start], (q, k, v), nodes, (window[0], window[1]), heads, width[0].size)
+
+
+def _kind(event: str | fx.Node) -> str:
+    return event if isinstance(event, str) else "linear"
 
 
 def _extent(places: tuple[Atom, ...], axis: int) -> int:
@@ -303,7 +306,7 @@ def _way_out(
             break
         node, track = user, following
         nodes.append(node)
-        order = [event for event in track.events if isinstance(event, str)]
+        order = [event for event in map(_kind, track.events) if event != "linear"]
         turned = all(
             (out + back) % length == 0
             for out, back, length in zip(track.shift, q.shift, rolled, strict=True)
