@@ -292,6 +292,26 @@ class Turned(Plain):
         return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, h, w, x.shape[-1])
 
 
+class TooPadded(Plain):
+    """By a whole window more than is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(size=(12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pad(self.norm(x), (0, 0, 0, 0, 0, 4)).roll((-2, -1), (1, 2))
+        y = self.together(self.attend(self.partition(y)), 12, 12)
+        return y.roll((2, 1), (1, 2))[:, :8]
+
+
+class OneLayer(Tokens):
+    """Queries are keys."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        _, k, v = super().split(x)
+        return k, k, v
+
+
 class BiasByImage(Plain):
     """A bias that is computed from the images."""
 
@@ -321,6 +341,7 @@ LEFT: dict[str, tuple[type[Plain], str]] = {
     "used": (ScoresUsed, "used elsewhere"),
     "not-back": (NotBack, "not put back"),
     "turned": (Turned, "not put back"),
+    "padded-by-a-window": (TooPadded, "padded by more"),
     "bias-by-image": (BiasByImage, "neither Swin's position bias nor its mask"),
 }
 
@@ -334,6 +355,22 @@ def test_left_as_it_is_where_it_is_not_swins(name: str) -> None:
     assert "window_attention" not in run.ops
     assert "attention" in run.ops  # as without the pattern
     assert any(one.op == "window_attention" and reason in one.reason for one in run.left)
+
+
+def test_other_attention_is_not_reported() -> None:
+    """Queries that are keys; all positions of a map to all, with any bias."""
+    torch.manual_seed(0)
+    block = OneLayer()
+    run = same(block, image(block))
+    assert "window_attention" not in run.ops and "attention" in run.ops and not run.left
+
+    def everywhere(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        qkv = F.linear(x, w).view(2, 16, 3, 2, 6).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], bias)
+        return y.transpose(1, 2).reshape(x.shape)
+
+    run = same(everywhere, torch.randn(2, 4, 4, DIM), torch.randn(36, DIM), torch.randn(2, 16, 16))
+    assert run.ops == ["linear", "attention"] and not run.left
 
 
 def test_attention_dropout_is_left() -> None:

@@ -27,6 +27,7 @@ from vitkern.patching.graph.reading import read, shape, value
 # In a window: the row and column of the query, and of the key. And the heads of a table.
 _PLACES = ("query row", "query column", "key row", "key column")
 _HEADS = "head"
+_INDICES = (torch.int64, torch.int32)  # a bool is a mask
 _OTHER = "adds to its scores what is neither Swin's position bias nor its mask"
 
 
@@ -125,7 +126,7 @@ class WindowScores:
         rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
         if found is None:
             raise Unsuitable("has a position bias at places that are known at run time only")
-        if found.tensor.dtype != torch.int64 or shape(table) != (rows, self.heads):
+        if found.tensor.dtype not in _INDICES or shape(table) != (rows, self.heads):
             raise Unsuitable("has a position bias whose table is not that of its window")
         places = found.tensor
         axes: tuple[Hashable, ...] = (*range(places.dim()), _HEADS)
@@ -135,7 +136,7 @@ class WindowScores:
             raise Unsuitable("has a position bias whose heads are not its own")
         positions = self._at_places(places, parts, ())
         expected = relative_positions(self.window, positions.device)
-        if not torch.equal(positions.reshape(expected.shape), expected):
+        if not torch.equal(positions.reshape(expected.shape).long(), expected):
             raise Unsuitable("has a position bias that is not by Swin's relative positions")
         self.table = table
         self._remember(found)

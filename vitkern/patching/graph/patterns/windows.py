@@ -102,13 +102,20 @@ def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Ca
         raise Unsuitable("drops weights of its attention, which the op does not")
     if any(s >= w for s, w in zip(shift, windows.window, strict=True)):
         raise Unsuitable("is shifted by more than a window")
+    if any(all_ - s >= w for all_, s, w in zip(q.size, size, windows.window, strict=True)):
+        raise Unsuitable("is padded by more than its windows need")
     counts = (q.size[0] // windows.window[0], q.size[1] // windows.window[1])
     scale = windows.width**-0.5 if attention.scale is None else attention.scale
     scores = WindowScores(
         q.layout[:-2], counts, windows.window, shift, windows.heads, scale * q.factor * k.factor
     )
-    for one, step in attention.steps:
-        scores.step(one, step)
+    try:
+        for one, step in attention.steps:
+            scores.step(one, step)
+    except Unsuitable:
+        if windows.many or any(shift):
+            raise
+        return  # of all positions to all, with a bias of another kind
     if any(shift) and not scores.masked:
         raise Unsuitable("is shifted, and has no mask")
     if not windows.many and scores.table is None and not any(shift):
