@@ -82,6 +82,18 @@ def test_a_layer_without_shift_is_on_the_op() -> None:
         assert torch.equal(model(x, SIZE)[0], wanted)
 
 
+@pytest.mark.parametrize("shift", [0, 2])
+def test_compiled_as_one_graph(shift: int) -> None:
+    """Buffers are declared with nn.Buffer, which torch.compile takes for a class of its own."""
+    model, x = layer(shift), tokens()
+    with torch.no_grad():
+        (wanted,) = model(x, SIZE)
+        patched(model)
+        torch._dynamo.reset()
+        (got,) = torch.compile(model, backend="aot_eager", fullgraph=True)(x, SIZE)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
 def test_what_runs_the_original() -> None:
     model, x = layer(), tokens()
     with torch.inference_mode():

@@ -50,6 +50,15 @@ def test_training_draws_the_networks_dropout_as_before() -> None:
     assert "forward" not in vars(model)
 
 
+def test_compiled_as_one_graph() -> None:
+    model, x = block().double().eval(), torch.randn(2, 8, 10, 16, dtype=torch.float64)
+    wanted = zoo.run(model, x)
+    vitkern.patch(model, backend="eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    zoo.assert_same(zoo.run(model, x, forward=compiled), wanted)
+
+
 def _offsets(model: Block) -> None:
     model.attn.relative_coordinates_log[3] += 1.0
 
