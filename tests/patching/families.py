@@ -214,6 +214,17 @@ FAMILIES: dict[str, Family] = {
                 depths=(2, 2), num_heads=(2, 4), window_size=6, num_classes=5, qkv_bias=False),
         (2, 3, 40, 44), ("SwinTransformerV2Block", "PatchMerging", "Mlp"),
     ),
+    "swin-v2-cr": Family(
+        partial(timm.models.SwinTransformerV2Cr, img_size=32, patch_size=2, embed_dim=16,
+                depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5),
+        (1, 3, 32, 32), ("SwinTransformerV2CrBlock", "PatchMerging", "Mlp"),
+    ),
+    "swin-v2-cr-ragged": Family(  # with a norm of the result, and a mask made on each call
+        partial(timm.models.SwinTransformerV2Cr, img_size=(40, 44), patch_size=2, embed_dim=16,
+                depths=(2, 2), num_heads=(2, 4), window_size=(6, 5), num_classes=5,
+                extra_norm_period=2, strict_img_size=False),
+        (2, 3, 40, 44), ("SwinTransformerV2CrBlock", "PatchMerging", "Mlp"),
+    ),
     "our-swin-v2": Family(
         partial(models.SwinTransformerV2, img_size=40, patch_size=4, embed_dim=16,
                 depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5),
@@ -324,7 +335,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "hf-swin-v2": Family(
         partial(hf, "Swinv2Config", "Swinv2Model", **{**_HF_SWIN, "window_size": 7}), _SWIN_IMAGE,
-        ("Swinv2SelfAttention", "Swinv2SelfOutput", "Swinv2Intermediate", "Swinv2Output"),
+        ("Swinv2Layer", "Swinv2SelfAttention", "Swinv2SelfOutput", "Swinv2Intermediate",
+         "Swinv2Output"),
+    ),
+    "hf-swin-v2-ragged": Family(
+        partial(hf, "Swinv2Config", "Swinv2ForImageClassification",
+                **{**_HF_SWIN, "window_size": 5, "image_size": 52, "qkv_bias": False}),
+        (2, 3, 52, 52), ("Swinv2Layer", "Swinv2SelfAttention"),
     ),
     "hf-detr": Family(
         partial(_hf_detr, "DetrConfig", "DetrForObjectDetection"), (2, 3, 64, 96),

@@ -129,11 +129,6 @@ PARTS: dict[str, Family] = {
         (1, 3, 64, 64), ("FactorAttnConvRelPosEnc", "Mlp"),
     ),
     "mvit": Family(_multi_scale, (1, 3, 32, 32), ("MultiScaleAttention", "Mlp")),
-    "swin-v2-cr": Family(
-        partial(timm.models.SwinTransformerV2Cr, img_size=32, patch_size=2, embed_dim=16,
-                depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5),
-        (1, 3, 32, 32), ("WindowMultiHeadAttention", "PatchMerging", "Mlp"),
-    ),
     "torchvision-maxvit": Family(
         partial(torchvision.models.MaxVit, (32, 32), 8, 4, [8, 8], [1, 1], 4, 0.0),
         (2, 3, 32, 32), ("PartitionAttentionLayer",),

@@ -70,7 +70,13 @@ def _reshaped_bias(m: Written, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores * m.heat).reshape(4, HEADS, 6, 6).softmax(-1) @ v
 
 
+def _divided(m: Written, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1) / m.heat.exp() + m.table
+    return (scores / torch.tensor(3) * torch.tensor(0.5, dtype=torch.float64)).softmax(-1) @ v
+
+
 FUSED: dict[str, Way] = {
+    "divided": _divided,
     "swin": _swin,
     "cosine": _cosine,
     "bias first": _bias_first,

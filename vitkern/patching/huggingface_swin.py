@@ -1,8 +1,6 @@
 """Hugging Face's Swin: the layer, whose q, k and v are Linears of their own.
 
 Its windows are not partitioned: as in ``windows.py``, with the map padded before it is shifted.
-Swinv2's are: its layers add the mask of the shift twice (-200 where Swin V2 has -100), which
-``ops.window_attention`` does not.
 """
 
 from __future__ import annotations

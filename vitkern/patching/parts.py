@@ -42,7 +42,8 @@ def is_plain(tensor: Any) -> bool:
     Of others (quantized weights, DTensors) it is not enough to read the numbers.
     """
     cls = type(tensor)
-    if cls in (nn.Parameter, torch.Tensor, type(None)):
+    # Dynamo takes a buffer that was declared for one of nn.Buffer, which it only looks like.
+    if cls in (nn.Parameter, nn.Buffer, torch.Tensor, type(None)):
         return True
     return cls.__module__.startswith("torch._subclasses")
 

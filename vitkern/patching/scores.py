@@ -102,14 +102,30 @@ class Scores:
         if isinstance(other, int | float):
             bias = None if self.bias is None else self.bias * other
             return self.with_(scale=self.scale * other, bias=bias)
-        if not isinstance(other, torch.Tensor) or other.dtype != self.q.dtype:
+        return self._scaled(torch.mul, other)
+
+    def over(self, other: Any) -> Any:
+        """``self / other`` for what is the same for all keys of a query."""
+        if self.known or self.weights:
             return NotImplemented
-        if other.dim() > self.q.dim() or (other.dim() > 0 and other.shape[-1] != 1):
+        if isinstance(other, int | float):
+            return self.times(1.0 / other) if other else NotImplemented
+        return self._scaled(torch.div, other)
+
+    def _scaled(self, operation: Callable[..., Any], other: Any) -> Any:
+        """With a tensor, or a number of ``torch.compile`` that is not known yet: q takes it."""
+        if isinstance(other, torch.Tensor):
+            # One without dimensions may be of another dtype than what comes out.
+            if torch.result_type(self.q, other) != self.q.dtype or other.is_complex():
+                return NotImplemented
+            if other.dim() > self.q.dim() or (other.dim() > 0 and other.shape[-1] != 1):
+                return NotImplemented
+        elif not isinstance(other, torch.SymInt | torch.SymFloat):
             return NotImplemented
-        q = self.q * other
+        q = operation(self.q, other)
         if q.shape != self.q.shape:
             return NotImplemented
-        return self.with_(q=q, bias=None if self.bias is None else self.bias * other)
+        return self.with_(q=q, bias=None if self.bias is None else operation(self.bias, other))
 
     def view(self, *sizes: Any) -> Any:
         """Other leading dimensions, the last two as they are; else a view of the tensor."""
@@ -178,8 +194,7 @@ class Scores:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Any:
-        result = self.times(1.0 / other) if isinstance(other, int | float) else NotImplemented
-        return _or_tensor(self, result, "__truediv__", other)
+        return _or_tensor(self, self.over(other), "__truediv__", other)
 
     def __matmul__(self, other: Any) -> Any:
         return self.matmul(other)

@@ -80,6 +80,19 @@ def attention(
     return None
 
 
+def window_attention(
+    backend: str | None, qkv: Any, table: Any, pad: Any, window: tuple[int, int]
+) -> str | None:
+    """Of attention in windows of a (B, H, W, 3*C) map."""
+    if not plain(qkv, table, pad):
+        return _KINDS
+    if not one_dtype(qkv, table, pad):
+        return _DTYPES
+    if backend is None and qkv.numel() // 3 * window[0] * window[1] < SMALLEST_ATTENTION:
+        return _SMALL_ATTENTION
+    return None
+
+
 def patch_embed(
     input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> str | None:

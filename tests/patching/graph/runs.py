@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitkern.bench.parity import compare
 from vitkern.patching.graph import GraphReport, Left, Replaced, graph_backend
 
 
@@ -121,6 +122,18 @@ def through_graph(
     )
     model = function if isinstance(function, nn.Module) else None
     return Run(results(compiled, inputs, model), reports)
+
+
+def in_float32(model: nn.Module, x: torch.Tensor, **options: Any) -> Run:
+    """At most twice as far from float64 as eager, gradients too, on the kernels that are built."""
+    double = copy.deepcopy(model).double()
+    truth = results(double, (x.double(),), double)
+    eager = results(model, (x,), model)
+    run = through_graph(model, x, **options)
+    ours = {name: run.values[name] for name in truth}
+    check = compare("values", truth, eager, ours)
+    assert check.passed, check
+    return run
 
 
 def same(function: Callable[..., Any], *inputs: torch.Tensor, **options: Any) -> Run:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from tests.patching.graph.runs import Handwritten, same
 from vitkern._library import load
+from vitkern.patching.graph import GraphReport, graph_backend
 
 Tensor = torch.Tensor
 X = torch.randn(2, 7, 12)
@@ -79,6 +80,24 @@ def both(x: Tensor, y: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return F.layer_norm(total, (12,), w, b, 1e-6), total * 2
 
 
+def heat(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Scores scaled with a tensor, then a bias."""
+
+    def function(q: Tensor, k: Tensor, v: Tensor, by: Tensor, bias: Tensor) -> Tensor:
+        return (operation(q @ k.transpose(-2, -1), by) + bias).softmax(-1) @ v
+
+    return function
+
+
+def biased_first(q: Tensor, k: Tensor, v: Tensor, by: Tensor, bias: Tensor) -> Tensor:
+    return ((q @ k.transpose(-2, -1) + bias) / by).softmax(-1) @ v
+
+
+def root_of_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) / torch.sqrt(torch.tensor(q.shape[-1]))).softmax(-1) @ v
+
+
+ONE, EACH = torch.tensor(1.7), torch.rand(3, 1, 1) + 0.5
 WINDOWS = tuple(torch.randn(4, 3, 7, 8) for _ in range(3))
 FOUND: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], list[str]]] = {
     "linear": (F.linear, (X, W, B), ["linear"]),
@@ -102,6 +121,15 @@ FOUND: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], list[str]]] = {
     "written-in-place": (written_in_place, (Q, K, M, BIAS), ["attention"]),
     "written-masked": (written_masked, (Q, K, M, MASK), ["attention"]),
     "written-flat": (written_flat, (Q, K, M, BIAS), ["attention"]),
+    "scale-tensor": (heat(torch.mul), (Q, K, M, ONE, BIAS), ["attention"]),
+    "scale-in-front": (heat(lambda x, by: by * x), (Q, K, M, ONE, BIAS), ["attention"]),
+    "scale-divides": (heat(torch.div), (Q, K, M, ONE, BIAS), ["attention"]),
+    "scale-divides-in-place": (heat(lambda x, by: x.div_(by)), (Q, K, M, ONE, BIAS), ["attention"]),
+    "scale-of-heads": (heat(torch.mul), (Q, K, M, EACH, BIAS), ["attention"]),
+    "scale-of-heads-divides": (heat(torch.div), (Q, K, M, EACH, BIAS), ["attention"]),
+    "scale-integer": (heat(torch.div), (Q, K, M, torch.tensor(3), BIAS), ["attention"]),
+    "scale-of-bias": (biased_first, (Q, K, M, ONE, BIAS), ["attention"]),
+    "scale-other-dtype": (root_of_size, (Q, K, M), ["attention"]),
     "windowed": (windowed, (*WINDOWS, BIAS, torch.randn(2, 7, 7)), ["attention"]),
     "patches": (
         lambda x, w, b: F.conv2d(x, w, b, stride=4).flatten(2).transpose(1, 2),
@@ -125,6 +153,58 @@ def test_found(name: str) -> None:
     assert run.ops == ops
     assert not run.left
     assert len(run.reports) == 1
+
+
+def by_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def divided_by_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) / q.shape[-1]).softmax(-1) @ v
+
+
+def given_by_size(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.3)
+
+
+def read_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) * q.amax().item()).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("function", [by_size, divided_by_size, given_by_size, read_out])
+def test_scales_that_are_symbols(function: Callable[..., Tensor]) -> None:
+    """Numbers that the graph computes: of sizes that are dynamic, or read out of a tensor."""
+    torch._dynamo.reset()
+    reports: list[GraphReport] = []
+    backend = graph_backend(report=reports, rest="aot_eager", backend="eager")
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        compiled = torch.compile(function, backend=backend, dynamic=True, fullgraph=True)
+        for width in (8, 16):
+            inputs = [torch.randn(2, 3, 7, width, dtype=torch.float64) for _ in range(3)]
+            torch.testing.assert_close(compiled(*inputs), function(*inputs))
+    assert reports
+    assert all([one.op for one in found.replaced] == ["attention"] for found in reports)
+
+
+@pytest.mark.parametrize("way", ["times", "given"])
+def test_scales_that_are_inputs(way: str) -> None:
+    """Floats that are not built into the graph."""
+
+    def function(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        if way == "given":
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return (q @ k.transpose(-2, -1) / scale).softmax(-1) @ v
+
+    torch._dynamo.reset()
+    reports: list[GraphReport] = []
+    backend = graph_backend(report=reports, rest="aot_eager", backend="eager")
+    inputs = [one.double() for one in (Q, K, M)]
+    with torch._dynamo.config.patch(specialize_float=False):
+        compiled = torch.compile(function, backend=backend)
+        for scale in (0.3, 0.5, 0.7):
+            torch.testing.assert_close(compiled(*inputs, scale), function(*inputs, scale))
+    assert reports
+    assert all([one.op for one in found.replaced] == ["attention"] for found in reports)
 
 
 def hidden_used(x: Tensor, w: Tensor, b: Tensor, v: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,9 @@ Patterns (``patterns/``, a file each)
     * A linear layer and what follows it: activation (GELU exact and tanh, ReLU, SiLU, QuickGELU),
       second linear layer, LayerScale, residual. A linear layer by itself where that gains.
     * Attention, as ``F.scaled_dot_product_attention``, ``F.multi_head_attention_forward`` without
-      weights, or written out, with bias, mask, dropout; inside of windows as well.
+      weights, or written out, with bias, mask, dropout.
+    * Attention in windows of a map, as Swin's: with shift, padding, partition, position bias, mask,
+      and the linear layers before and behind, however it is written.
     * A convolution whose stride is its kernel, with the flatten and transpose that make it tokens.
     * A layer norm of a sum.
 
@@ -24,6 +26,10 @@ What is computed is what was: who else uses a value, in-place operations, autoca
 Dynamo captures) are seen, and ``rewriting.py`` says when a pattern may be replaced. Two things are
 not bit by bit as before: attention dropout draws other random numbers, and a query whose keys are
 all masked with minus infinity by written-out attention gets zeros instead of NaN.
+
+Of windows the values in buffers are read: relative positions, and the mask. Each call looks whether
+they were written to. If so, and not with the same values, the graph runs as it was captured, and a
+warning says so. Maps whose height or width is dynamic keep their windows (a dynamic batch is fine).
 
 What is in higher-order operators (activation checkpointing inside of the graph, ``cond``) is left
 as it is.

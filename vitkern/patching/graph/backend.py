@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from vitkern.dispatch.override import check_backend_name
+from vitkern.patching.graph.assumptions import Assuming, copied
 from vitkern.patching.graph.report import GraphReport
 from vitkern.patching.graph.rewriting import Rewriter
 
@@ -49,17 +50,23 @@ def compile_graph(
         RuntimeError: the rest is Inductor's, and it finds no C++ compiler.
     """
     rest, backend, others = _checked(mode, options)
+    captured = copied(module)
     rewriter = Rewriter(module, backend)
     rewriter.run()
     found = GraphReport(rewriter.replaced, rewriter.left, rest)
     _LOG.info("%s", found)
     if report is not None:
         report(found)
-    if rest == "eager":
-        return module
+    compiled: Compiled = module
     if rest == "aot_eager":
-        return _lookup("aot_eager")(module, inputs)
-    return _inductor(module, inputs, mode, others)
+        compiled = _lookup("aot_eager")(module, inputs)
+    elif rest == "inductor":
+        compiled = _inductor(module, inputs, mode, others)
+    if not rewriter.assumed:
+        return compiled
+    inputs_of_graph = [node for node in module.graph.nodes if node.op == "placeholder"]
+    assumed = {inputs_of_graph.index(node): value for node, value in rewriter.assumed.items()}
+    return Assuming(compiled, captured, assumed)
 
 
 def graph_backend(

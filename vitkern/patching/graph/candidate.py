@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx
 
 
@@ -24,6 +25,9 @@ class Candidate:
         args: of the call; nodes among them are its inputs.
         kwargs: likewise.
         outputs: those of ``nodes`` whose values others use. None is the last of ``nodes``.
+        read: nodes that the call does not need, and whose values were read. They go too where
+            nobody else uses them; what they write to is theirs.
+        assumed: inputs of the graph that must have these values, on the CPU.
         note: why nothing larger was proposed, or empty.
     """
 
@@ -33,6 +37,8 @@ class Candidate:
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[fx.Node, ...] | None = None
+    read: tuple[fx.Node, ...] = ()
+    assumed: Mapping[fx.Node, torch.Tensor] = field(default_factory=dict)
     note: str = ""
 
     @property

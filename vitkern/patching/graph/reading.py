@@ -59,6 +59,21 @@ _FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "flatten": ((torch.flatten,), {"input": None, "start_dim": 0, "end_dim": -1}),
     "view": ((torch.reshape,), {"input": None, "shape": None}),
     "contiguous": ((), {"input": None}),
+    "clone": ((torch.clone,), {"input": None}),
+    "unflatten": ((torch.unflatten,), {"input": None, "dim": None, "sizes": None}),
+    "squeeze": ((torch.squeeze,), {"input": None, "dim": None}),
+    "unsqueeze": ((torch.unsqueeze,), {"input": None, "dim": None}),
+    "expand": ((), {"input": None, "sizes": None}),
+    "getitem": ((operator.getitem,), {"input": None, "index": None}),
+    "select": ((torch.select,), {"input": None, "dim": None, "index": None}),
+    "unbind": ((torch.unbind,), {"input": None, "dim": 0}),
+    "chunk": ((torch.chunk,), {"input": None, "chunks": None, "dim": 0}),
+    "split": ((torch.split,), {"input": None, "sizes": None, "dim": 0}),
+    "roll": ((torch.roll,), {"input": None, "shifts": None, "dims": None}),
+    "pad": (
+        (F.pad, torch._C._nn.pad), {"input": None, "pad": None, "mode": "constant", "value": None}
+    ),
+    "index_select": ((torch.index_select,), {"input": None, "dim": None, "index": None}),
     "to": ((), {"input": None, "dtype": None}),
     # PyTorch's own fused layers, in evaluation without gradients.
     "multi_head": ((F.multi_head_attention_forward,), {"input": None}),
@@ -67,10 +82,12 @@ _FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
 }  # fmt: skip
 _METHODS = {
-    name: name for name in _FUNCTIONS if name not in ("linear", "conv2d", "layer_norm", "attention")
+    name: name for name in _FUNCTIONS
+    if name not in ("linear", "conv2d", "layer_norm", "attention", "getitem", "pad")
 } | {"bmm": "matmul", "__matmul__": "matmul", "__add__": "add", "__radd__": "add",
      "__mul__": "mul", "__rmul__": "mul", "__truediv__": "div", "multiply": "mul", "divide": "div",
      "reshape": "view", "swapaxes": "transpose", "add_": "add", "mul_": "mul", "div_": "div",
+     "__getitem__": "getitem",
      "relu_": "relu", "masked_fill_": "masked_fill", "type": "to", "type_as": "to",
      "float": "to"}  # fmt: skip
 _BY_FUNCTION = {
@@ -82,7 +99,7 @@ _WRITING = {
     operator.ifloordiv, operator.ipow, operator.imod, operator.iand, operator.ior, operator.ixor,
     operator.setitem,
 }  # fmt: skip
-_VARIADIC = ("permute", "view")
+_VARIADIC = ("permute", "view", "expand")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Left:
-    """A product, or a norm after a sum, that was left to the rest.
+    """A product, or a norm after a sum, that was left to the rest; or windows around an attention.
 
     Attributes:
         op: the op that would compute it.

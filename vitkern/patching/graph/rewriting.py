@@ -3,6 +3,7 @@
 A candidate is right where
 
 * nobody else uses what its inner nodes compute,
+* inputs of the graph that it has read the values of keep them (which is checked on each call),
 * nothing is changed in place, and no mode (autocast, gradients) changes, between its first and its
   last node: its inputs are read at the last one,
 * a trial on the graph's fake tensors, in the modes that are on there, gives the same shapes and
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -62,6 +64,7 @@ class Rewriter:
         self._position = {node: float(i) for i, node in enumerate(self.graph.nodes)}
         self._barriers = [node for node in self.graph.nodes if writes(node) or switches(node)]
         self._gone: set[fx.Node] = set()
+        self.assumed: dict[fx.Node, torch.Tensor] = {}
         # That of the example values: Dynamo gives backends a new one for what they trace.
         values = (value(node) for node in self.graph.nodes)
         self._fake_mode = next(
@@ -143,7 +146,8 @@ class Rewriter:
         Raises:
             Unsuitable: it is not right.
         """
-        at = self._check(candidate)
+        unread = _unread(candidate)
+        at = self._check(candidate, unread)
         results, backend = self._trial(candidate)
         with self.graph.inserting_before(at):
             call = self.graph.call_function(candidate.call, candidate.args, candidate.kwargs)
@@ -166,9 +170,11 @@ class Rewriter:
             self._position[one] = self._position[at]
         for old, new in zip(candidate.results, outputs, strict=True):
             old.replace_all_uses_with(new)
-        for old in sorted(candidate.nodes, key=self._position.__getitem__, reverse=True):
+        gone = {*candidate.nodes, *unread}
+        for old in sorted(gone, key=self._position.__getitem__, reverse=True):
             self.graph.erase_node(old)
             self._gone.add(old)
+        self.assumed.update(candidate.assumed)
         replaced = Replaced(
             candidate.op,
             backend,
@@ -179,12 +185,13 @@ class Rewriter:
         )
         self._replaced.append((self._position[at], replaced))
 
-    def _check(self, candidate: Candidate) -> fx.Node:
+    def _check(self, candidate: Candidate, unread: set[fx.Node]) -> fx.Node:
         """The node before which the call goes."""
         nodes, results = set(candidate.nodes), candidate.results
+        gone = nodes | unread
         inner = nodes - set(results)
         for node in inner:
-            if not nodes.issuperset(node.users):
+            if not gone.issuperset(node.users):
                 raise Unsuitable(f"has an intermediate value, {node.name}, that is used elsewhere")
         for node in nodes:
             if writes(node):
@@ -193,7 +200,7 @@ class Rewriter:
                     raise Unsuitable(f"has a node, {node.name}, that changes its input in place")
         where = [self._position[node] for node in nodes]
         for barrier in self._barriers:
-            if barrier in nodes or barrier in self._gone:
+            if barrier in nodes or barrier in candidate.read or barrier in self._gone:
                 continue
             if min(where) < self._position[barrier] < max(where):
                 kind = "changes a mode" if switches(barrier) else "changes something in place"
@@ -210,11 +217,12 @@ class Rewriter:
         """The results on fake tensors, and the backend that gives them."""
         args, kwargs = fx.map_arg((candidate.args, candidate.kwargs), value)
         recorder = _Recorder()
-        with self._fake_mode:
+        # PyTorch's C++ would take symbols for numbers in some operators (padding is one).
+        with self._fake_mode, enable_python_dispatcher():
             try:
                 with recorder:
                     found = candidate.call(*args, **kwargs)
-                if recorder.backend == "eager" and self.backend != "eager":
+                if recorder.backend(candidate.op) == "eager" and self.backend != "eager":
                     raise Unsuitable(f"is for no backend: {_refusals(candidate, args, kwargs)}")
             except Unsuitable:
                 raise
@@ -231,7 +239,7 @@ class Rewriter:
                     raise Unsuitable(
                         f"would have {what} {getattr(new, what)}, not {getattr(wanted, what)}"
                     )
-        return results, recorder.backend
+        return results, recorder.backend(candidate.op)
 
 
 class _Recorder(TorchDispatchMode):
@@ -239,15 +247,38 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backend = "eager"
+        self._found: dict[str, str] = {}
+
+    def backend(self, op: str) -> str:
+        """Of the op, or of what it is computed by."""
+        if op == "window_attention":  # with linear layers around it
+            return self._found.get(op, "eager")
+        return next(reversed(self._found.values()), "eager")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         namespace = func.namespace
         if namespace.startswith("vitkern_"):
-            self.backend = namespace.removeprefix("vitkern_")
+            name = func._schema.name.partition("::")[2]
+            self._found.pop(name, None)
+            self._found[name] = namespace.removeprefix("vitkern_")
         return func(*args, **(kwargs or {}))
+
+
+def _unread(candidate: Candidate) -> set[fx.Node]:
+    """Those of the nodes that were read which nobody needs once the candidate is there."""
+    found = {node for node in candidate.read if node.op != "placeholder"} - {*candidate.nodes}
+    while True:
+        gone = found.union(candidate.nodes)
+        kept = {
+            node
+            for node in found
+            if not gone.issuperset(node.users) or (writes(node) and written(node) not in gone)
+        }
+        if not kept:
+            return found
+        found -= kept
 
 
 def _refusals(candidate: Candidate, args: Any, kwargs: Any) -> str:

@@ -6,7 +6,8 @@ used. A pattern only says what the nodes *mean*; whether they may go (who else u
 changes in place in between, dtypes, backends) is :mod:`vitkern.patching.graph.rewriting`'s.
 """
 
-from vitkern.patching.graph.patterns import attention, embedding, linear, norm
+from vitkern.patching.graph.patterns import attention, embedding, linear, norm, windows
 
-# In this order over the whole graph: sums that linear layers take with them are no norm's any more.
-PATTERNS = (linear, attention, embedding, norm)
+# In this order over the whole graph: sums that linear layers take with them are no norm's any more,
+# and windows take linear layers with them.
+PATTERNS = (windows, linear, attention, embedding, norm)

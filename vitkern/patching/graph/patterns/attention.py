@@ -1,8 +1,8 @@
 """Attention, as a function of PyTorch or written out.
 
-In windows too: of Swin's block it is the attention that is found, with position bias and shift mask
-as its bias. Partition and shift around it stay as they are: whether the numbers in a buffer are
-Swin's mask, and stay so, a graph does not tell.
+In windows of a map too, where ``windows.py`` does not take what is around it as well: position bias
+and shift mask are its bias then. A scale may be a number, a symbol, or a tensor that is the same
+for all keys of a query.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,7 @@ def attention(
     value: Any,
     attn_mask: Any = None,
     dropout_p: float = 0.0,
-    scale: float | None = None,
+    scale: Any = None,
     is_causal: bool = False,
 ) -> Any:
     """``F.scaled_dot_product_attention`` on ops."""
@@ -62,6 +63,8 @@ def attention(
     reason = suitable.attention(backend, query, key, value, attn_mask, dropout_p)
     if reason is not None:
         raise Unsuitable(reason)
+    if isinstance(scale, torch.SymFloat | torch.SymInt):  # which an op's number cannot be
+        query, scale = query * scale, 1.0
     return functional.attend(backend, query, key, value, attn_mask, dropout_p, scale=scale)
 
 
@@ -134,40 +137,80 @@ def _attend(
     return functional.attend(backend, q, k, v, bias, dropout_p, scale=scale)
 
 
-def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
-    """From the softmax back to the first product, and on to the second."""
+@dataclass(frozen=True)
+class WrittenOut:
+    """Attention from its first product to its second.
+
+    Attributes:
+        q: the first factor of the first product.
+        k_transposed: the second.
+        v: the second factor of the second product.
+        nodes: from one product to the other.
+        steps: what changes scores, in order, and its nodes.
+        dropout_p: of the weights.
+    """
+
+    q: Any
+    k_transposed: Any
+    v: Any
+    nodes: tuple[fx.Node, ...]
+    steps: tuple[tuple[fx.Node, Step], ...]
+    dropout_p: float
+
+
+def around(node: fx.Node, reading: Reading) -> WrittenOut | None:
+    """From a softmax back to the first product, and on to the second; None where there is none.
+
+    Raises:
+        Unsuitable: there is, but what is in between is not what ops do.
+    """
     given = value(reading["input"])
     if not isinstance(given, torch.Tensor) or given.dim() < 3:
-        return
+        return None
     if reading["dim"] not in (-1, given.dim() - 1):
-        return
+        return None
     last, dropout_p = node, 0.0
     after: list[fx.Node] = []
     while True:
         user, following = only_user(last), read(only_user(last))
         if user is None or following is None or following["input"] is not last:
-            return
+            return None
         after.append(user)
         last = user
         if following.name == "matmul":
             break
         if following.name == "dropout" and following["training"]:
             if dropout_p or not 0.0 <= following["p"] < 1.0:
-                return
+                return None
             dropout_p = float(following["p"])
         elif following.name != "to" and not idle(following):
-            return  # (what a cast gives fits v, and the trial sees whether that fits q)
+            return None  # (what a cast gives fits v, and the trial sees whether that fits q)
     before = _steps(reading["input"])
     if before is None:
         raise Unsuitable("changes its scores in a way the op does not have")
     if not _widens(reading["dtype"], given.dtype):
         raise Unsuitable(f"has a softmax in {reading['dtype']}")
     product, nodes, steps = before
+    return WrittenOut(
+        product["input"],
+        product["other"],
+        following["other"],
+        (*nodes, node, *after),
+        tuple(steps),
+        dropout_p,
+    )
+
+
+def _written_out(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Candidate]:
+    found = around(node, reading)
+    if found is None:
+        return
+    steps = tuple(step for _, step in found.steps)
     yield Candidate(
         "attention",
-        (*nodes, node, *after),
+        found.nodes,
         written_out,
-        (product["input"], product["other"], following["other"], tuple(steps), dropout_p, backend),
+        (found.q, found.k_transposed, found.v, steps, found.dropout_p, backend),
     )
 
 
@@ -178,7 +221,7 @@ def _widens(dtype: torch.dtype | None, given: torch.dtype) -> bool:
     )
 
 
-def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[Step]] | None:
+def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[tuple[fx.Node, Step]]] | None:
     """The product that scores come from, its node and those behind it, and what they do."""
     reading = read(node)
     if reading is None:
@@ -196,7 +239,7 @@ def _steps(node: Any) -> tuple[Reading, list[fx.Node], list[Step]] | None:
         found = _steps(scores) if step is not None else None
     if found is None or step is None:
         return None
-    return found[0], [*found[1], node], [*found[2], step]
+    return found[0], [*found[1], node], [*found[2], (node, step)]
 
 
 def _step(reading: Reading) -> tuple[Any, Step | None]:
@@ -207,9 +250,7 @@ def _step(reading: Reading) -> tuple[Any, Step | None]:
     if reading.name == "mul":
         return scores, ("times", reading["other"])
     if reading.name == "div" and reading["rounding_mode"] is None:
-        other = reading["other"]
-        if isinstance(other, int | float) and other != 0:
-            return scores, ("times", 1.0 / other)
+        return scores, ("over", reading["other"])
     if reading.name == "view" and reading["shape"] is not None:
         return scores, ("view", reading["shape"])
     if reading.name == "masked_fill" and reading["value"] == -math.inf:

@@ -42,12 +42,12 @@ def propose(node: fx.Node, reading: Reading, backend: str | None) -> Iterator[Ca
         and following["input"] is end
     ):
         weight, bias = following["weight"], following["bias"]
-        for tail, epilogue in _tails(second):
+        for tail, epilogue in tails(second):
             yield Candidate(
                 "mlp", (*nodes, *passed, second, *tail), ops.mlp, (*first, weight, bias),
                 {"activation": activation, "backend": backend, **epilogue},
             )  # fmt: skip
-    for tail, epilogue in _tails(activated):
+    for tail, epilogue in tails(activated):
         if activation is None and not tail:
             continue
         yield Candidate(
@@ -122,7 +122,7 @@ def _is_product(node: fx.Node, x: fx.Node) -> bool:
     return x in factors and all(isinstance(one, fx.Node) for one in factors)
 
 
-def _tails(node: fx.Node) -> list[tuple[list[fx.Node], dict[str, Any]]]:
+def tails(node: fx.Node) -> list[tuple[list[fx.Node], dict[str, Any]]]:
     """What LayerScale and residual make of ``node``, the longest first, nothing last."""
     tails: list[tuple[list[fx.Node], dict[str, Any]]] = [([], {})]
     tail: list[fx.Node] = []
