@@ -216,3 +216,46 @@ def test_a_small_column_beside_ordinary_ones_keeps_its_digits(scale: float) -> N
     exact = x.double() @ w[3].double()
     assert error(linear(x, w)[:, 3], exact) < 1e-6 + 2 * error(x @ w[3], exact)
     assert error(linear(w, x)[3], exact) < 1e-6 + 2 * error(x @ w[3], exact)
+
+
+@pytest.mark.parametrize("inputs", [96, 1601])
+@torch.no_grad()
+def test_powers_of_two_change_exponents_alone(inputs: int) -> None:
+    """Rows and columns of all magnitudes beside each other, over one piece of K and several."""
+    x = torch.randn(131, inputs, generator=generator())
+    w = torch.randn(75, inputs, generator=generator(1))
+    rows, columns = (
+        torch.tensor(exponents, dtype=torch.float32).exp2().repeat(50)[:count]
+        for exponents, count in (((0, -60, 55, -100, -3, 100), 131), ((0, 0, -51, 9, 52), 75))
+    )
+    scaled = linear(x * rows[:, None], w * columns[:, None])
+    wanted = linear(x, w) * rows[:, None] * columns
+    # Where no product, as small as they may be, leaves float32's range.
+    fits = (torch.log2(rows)[:, None] + torch.log2(columns)).abs() < 80
+    assert torch.equal(scaled[fits], wanted[fits])
+
+
+def test_gradients_of_rows_that_fade() -> None:
+    """Alternating with others, through every form of a square's epilogue."""
+    x = torch.randn(300, 96, generator=generator())
+    w1, w2 = (torch.randn(n, k, generator=generator(1)) / 8 for n, k in ((200, 96), (96, 200)))
+    dy = torch.randn(300, 96, generator=generator(2))
+    dy *= torch.tensor([1.0, 2.0**-52, 2.0**-80])[torch.arange(300) % 3][:, None]
+
+    def run(f: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        return torch.autograd.grad(f(*leaves), leaves, dy.to(inputs[0].dtype))
+
+    def mlp(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+        return ops.mlp(x, w1, None, w2, None, backend="cpu")
+
+    def plain(x: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.gelu(F.linear(x, w1)), w2)
+
+    exact = run(plain, x.double(), w1.double(), w2.double())
+    eager, ours = run(plain, x, w1, w2), run(mlp, x, w1, w2)
+    for kind in range(3):  # of the input, each kind of rows by its own measure
+        rows = slice(kind, None, 3)
+        assert error(ours[0][rows], exact[0][rows]) <= 2 * error(eager[0][rows], exact[0][rows])
+    for i in (1, 2):
+        assert error(ours[i], exact[i]) <= 2 * error(eager[i], exact[i])

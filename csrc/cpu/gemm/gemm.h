@@ -83,6 +83,21 @@ static void multiply_block_on_vectors(const Runtime& rt, const float* a, int64_t
 }
 
 #if VITKERN_AMX
+// What is known of some rows or columns of floats in parts.
+struct Reaches {
+  bool finite = true, ordinary = true;
+  Reaches& add(float reach) {
+    finite &= VITKERN_ISA::finite(reach), ordinary &= VITKERN_ISA::ordinary(reach);
+    return *this;
+  }
+  // Whether others are multiplied with these; if so they count among them.
+  bool joined_by(const Reaches& others) {
+    if (finite != others.finite) return false;
+    ordinary &= others.ordinary;
+    return true;
+  }
+};
+
 // The same of floats in parts that tiles would not multiply rightly: made whole again.
 template <class T>
 static void multiply_block_made_whole(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
@@ -101,26 +116,30 @@ static void multiply_block_made_whole(const Runtime& rt, const float* a, int64_t
   }
 }
 
-// Runs of ordinary rows times runs of panels with ordinary columns alone on tiles, the rest made whole.
+// Runs of finite rows times runs of panels with finite columns alone on tiles, the rest made whole.
 template <class T>
 static void multiply_block_in_parts(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
                                     const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
                                     const Epilogue<T>& epilogue) {
   constexpr Dot D = Dot::f32_parts;
-  auto ordinary_panel = [&](int64_t p) {
-    bool all = true;  // also without K, where there is no B
-    for (int64_t c = 0; k > 0 && c < panel_width<D>(columns, p); c++) all &= ordinary(b_side.reach[p * kPanel<D> + c]);
-    return all;
+  auto panel_of = [&](int64_t p) {
+    Reaches r;
+    for (int64_t c = 0; k > 0 && c < panel_width<D>(columns, p); c++)  // without K there is no B
+      r.add(b_side.reach[p * kPanel<D> + c]);
+    return r;
   };
   for (int64_t p = first, q; p < last; p = q) {
-    const bool panels = ordinary_panel(p);
-    for (q = p + 1; q < last && ordinary_panel(q) == panels;) q++;
-    auto on_tiles = [&](int64_t r) { return panels && ordinary(a[(r + 1) * lda - 1]); };
+    Reaches panels = panel_of(p);
+    for (q = p + 1; q < last && panels.joined_by(panel_of(q));) q++;
     for (int64_t r = 0, s; r < n; r = s) {
-      const bool tiles = on_tiles(r);
-      for (s = r + 1; s < n && on_tiles(s) == tiles;) s++;
-      const auto multiply = tiles ? multiply_block_on_tiles<D, T> : multiply_block_made_whole<T>;
-      multiply(rt, a + r * lda, lda, row + r, s - r, b_side, columns, k, p, q, epilogue);
+      auto row_of = [&](int64_t i) { return Reaches().add(a[(i + 1) * lda - 1]); };
+      Reaches rows = row_of(r);
+      for (s = r + 1; s < n && rows.joined_by(row_of(s));) s++;
+      const float* from = a + r * lda;
+      if (panels.finite && rows.finite)
+        multiply_block_on_tiles<D, T>(rt, from, lda, row + r, s - r, b_side, columns, k, p, q, epilogue,
+                                      !(panels.ordinary && rows.ordinary));
+      else multiply_block_made_whole<T>(rt, from, lda, row + r, s - r, b_side, columns, k, p, q, epilogue);
     }
   }
 }

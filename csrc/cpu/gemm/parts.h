@@ -19,14 +19,29 @@ constexpr int64_t floats_in_parts(int64_t words) { return words / kPartsWords * 
 #if VITKERN_AMX
 // Tiles take numbers below 2^-126 for zero, operands, products and sums, and the high part of a number may
 // round up to infinity. So products of parts are right where a row of A and a column of B keep away from both ends
-// of the range; there, what is lost is below float32's last place of their largest product. Others are made whole
-// again, and vectors multiply them. Row and column alone decide, not what they are multiplied with beside each other.
-constexpr float kLeast = 0x1p-50f, kMost = 0x1p50f, kLift = 0x1p120f;
+// of the range; there, what is lost is below float32's last place of their largest product. Other rows and columns
+// are brought there by a power of two, and what they make is taken back in the epilogue. Those with an infinity or a
+// NaN are made whole again, and vectors multiply them. Row and column alone decide, not what they are multiplied
+// with beside each other.
+constexpr float kLeast = 0x1p-50f, kMost = 0x1p50f;
+constexpr int kLift = 120;  // no power is larger: it has to be a float, and so has its inverse
 
-// Whether tiles multiply a row or column of this reach (the magnitude of its largest element; a NaN for a NaN).
-VK_INLINE bool ordinary(float reach) { return reach == 0 || (reach >= kLeast && reach < kMost); }
-// What the exact parts of one are multiplied by: bfloat16 has no digits for the low parts of small numbers.
-VK_INLINE float lift_of(float reach) { return reach < kLeast ? kLift : 1.f; }
+VK_INLINE bool any(vi mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
+
+// Of the reach of a row or column, the magnitude of its largest element (a NaN for a NaN):
+VK_INLINE vi is_finite(vf reach) { return (vi)reach < splat_int(0x7f800000); }
+VK_INLINE vi is_ordinary(vf reach) {
+  return (reach == splat(0.f)) | ((reach >= splat(kLeast)) & (reach < splat(kMost)));
+}
+// The exponent of the power of two that it was divided by.
+VK_INLINE vi lift_exponent(vf reach) {
+  const vi e = ((vi)reach >> 23) - 127, low = splat_int(-kLift), high = splat_int(kLift);
+  return (e < low ? low : e > high ? high : e) & is_finite(reach) & ~is_ordinary(reach);
+}
+VK_INLINE vf power_of_two(vi exponent) { return (vf)((exponent + 127) << 23); }
+VK_INLINE bool finite(float reach) { return is_finite(splat(reach))[0]; }
+VK_INLINE bool ordinary(float reach) { return is_ordinary(splat(reach))[0]; }
+VK_INLINE float lift_of(float reach) { return power_of_two(-lift_exponent(splat(reach)))[0]; }
 
 // Rounded to bfloat16's digits.
 VK_INLINE vf rounded(vf x) { return (vf)(((vu)x + 0x8000u) & 0xffff0000u); }
@@ -83,24 +98,30 @@ VK_INLINE int64_t part_of(int64_t k) {
   return k / kPartsFloats * kPartsWords * 2 + i % kPlane * 2 + i / kPlane;
 }
 
-// x[0:k] in parts, with zeros behind it; returns its reach. What is not ordinary gets exact parts, lifted.
+// x[0:k] in parts, with zeros behind it; returns its reach. What is not ordinary is lifted; infinities and NaNs get exact parts.
 static float put_parts(const float* x, int64_t k, float* out) {
-  Magnitudes magnitudes;
-  auto put = [&](vf a, vf b, float* to) VK_ALWAYS {
-    magnitudes.add(a, b);
-    Chunk(a, b).put(to);
-  };
-  float* to = out;
-  int64_t i = 0;
-  for (; i + kPartsFloats <= k; i += kPartsFloats, to += kPartsWords) put(load(x + i), load(x + i + W), to);
-  if (i < k) {
+  // Calls put(32 floats, where their parts go).
+  auto for_chunks = [&](const auto& put) VK_ALWAYS {
+    float* to = out;
+    int64_t i = 0;
+    for (; i + kPartsFloats <= k; i += kPartsFloats, to += kPartsWords) put(load(x + i), load(x + i + W), to);
+    if (i == k) return;
     const int left = (int)(k - i);
     put(left >= W ? load(x + i) : load_n(x + i, left), left > W ? load_n(x + i + W, left - W) : vf{}, to);
-  }
+  };
+  Magnitudes magnitudes;
+  for_chunks([&](vf a, vf b, float* to) VK_ALWAYS {
+    magnitudes.add(a, b);
+    Chunk(a, b).put(to);
+  });
   const float reach = magnitudes.largest();
-  if (!ordinary(reach)) {
+  if (ordinary(reach)) return reach;
+  if (finite(reach)) {
+    const vf lift = splat(lift_of(reach));
+    for_chunks([&](vf a, vf b, float* to) { Chunk(a * lift, b * lift).put(to); });
+  } else {
     memset(out, 0, words_in_parts(k) * 4);
-    for (int64_t j = 0; j < k; j++) put_exact_parts(x[j] * lift_of(reach), (bf16*)out + part_of(j), 2 * kPlane);
+    for (int64_t j = 0; j < k; j++) put_exact_parts(x[j], (bf16*)out + part_of(j), 2 * kPlane);
   }
   return reach;
 }
@@ -145,13 +166,16 @@ static void pack_plain_panel_in_parts(const T* b, int64_t stride, int64_t n, int
       magnitudes.add(x, y);
       Chunk(x, y).put(to, kPlane * width);
     });
-    store(reach + c, (vf)magnitudes.most);
+    const vf reaches = (vf)magnitudes.most;
+    store(reach + c, reaches);
+    if (!any(~is_ordinary(reaches))) continue;
+    const vf lift = power_of_two(-lift_exponent(reaches));
+    for_pairs([&](vf x, vf y, float* to) { Chunk(x * lift, y * lift).put(to, kPlane * width); });
     for (int j = 0; j < W; j++) {
-      if (ordinary(reach[c + j])) continue;
-      const float factor = lift_of(reach[c + j]);
+      if (finite(reach[c + j])) continue;
       for_pairs([&](vf x, vf y, float* to) {
-        put_exact_parts(x[j] * factor, (bf16*)(to + j), 2 * kPlane * width);
-        put_exact_parts(y[j] * factor, (bf16*)(to + j) + 1, 2 * kPlane * width);
+        put_exact_parts(x[j], (bf16*)(to + j), 2 * kPlane * width);
+        put_exact_parts(y[j], (bf16*)(to + j) + 1, 2 * kPlane * width);
       });
     }
   }
@@ -193,43 +217,55 @@ static void pack_plain_in_parts(const float* b, int64_t stride, int64_t n, int64
 // Adds to `totals`, if not null, the columns' sums.
 static void put_transposed_parts(const float* rows, int64_t stride, int64_t n, int64_t columns, float* out,
                                  int64_t lda, double* totals) {
+  // Columns [o, o + W) of rows [i, i + 32), each times its `lift`.
+  auto put_square = [&](int64_t i, int64_t o, vf lift, const auto& see) VK_ALWAYS {
+    const float* from = rows + i * stride + o;
+    const int live = (int)smaller<int64_t>(W, columns - o);
+    auto row = [&](int64_t r) VK_ALWAYS {
+      if (i + r >= n) return vf{};
+      return live == W ? load(from + r * stride) : load_n(from + r * stride, live);
+    };
+    vf high[W], middle[W], low[W];
+    for (int w = 0; w < kPlane; w++) {
+      const vf x = row(w), y = row(w + kPlane);
+      see(x, y);
+      const Chunk chunk(x * lift, y * lift);
+      high[w] = chunk.high, middle[w] = chunk.middle, low[w] = chunk.low;
+    }
+    float* to = out + o * lda + i / kPartsFloats * kPartsWords;
+    auto put = [&](vf(&words)[W], float* part) VK_ALWAYS {
+      transpose(words);
+      for (int j = 0; j < live; j++) store(part + j * lda, words[j]);
+    };
+    put(high, to), put(middle, to + kPlane), put(low, to + 2 * kPlane);
+  };
+  auto reach_of = [&](int64_t o) -> float& { return out[(o + 1) * lda - 1]; };
   for (int64_t i = 0; i < n; i += kPartsFloats)
     for (int64_t o = 0; o < columns; o += W) {
-      const float* from = rows + i * stride + o;
-      const int live = (int)smaller<int64_t>(W, columns - o);
-      auto row = [&](int64_t r) VK_ALWAYS {
-        if (i + r >= n) return vf{};
-        return live == W ? load(from + r * stride) : load_n(from + r * stride, live);
-      };
       Magnitudes magnitudes;
       vf sums = {};
-      vf high[W], middle[W], low[W];
-      for (int w = 0; w < kPlane; w++) {
-        const vf x = row(w), y = row(w + kPlane);
+      put_square(i, o, splat(1.f), [&](vf x, vf y) VK_ALWAYS {
         magnitudes.add(x, y);
         sums = sums + (x + y);
-        const Chunk chunk(x, y);
-        high[w] = chunk.high, middle[w] = chunk.middle, low[w] = chunk.low;
-      }
-      for (int j = 0; totals && j < live; j++) totals[o + j] += sums[j];
-      float* to = out + o * lda + i / kPartsFloats * kPartsWords;
-      auto put = [&](vf (&words)[W], float* part) VK_ALWAYS {
-        transpose(words);
-        for (int j = 0; j < live; j++) store(part + j * lda, words[j]);
-      };
-      put(high, to), put(middle, to + kPlane), put(low, to + 2 * kPlane);
-      for (int j = 0; j < live; j++) {
-        int32_t bits, *reach = &bits;
-        memcpy(reach, out + (o + j + 1) * lda - 1, 4);
-        *reach = i == 0 ? magnitudes.most[j] : larger(*reach, magnitudes.most[j]);
-        memcpy(out + (o + j + 1) * lda - 1, reach, 4);
+      });
+      for (int j = 0; j < W && o + j < columns; j++) {
+        int32_t before;
+        memcpy(&before, &reach_of(o + j), 4);
+        const int32_t most = i == 0 ? magnitudes.most[j] : larger(before, magnitudes.most[j]);
+        memcpy(&reach_of(o + j), &most, 4);
+        if (totals) totals[o + j] += sums[j];
       }
     }
-  for (int64_t o = 0; o < columns; o++) {
-    const float reach = out[(o + 1) * lda - 1];
-    if (ordinary(reach)) continue;
-    for (int64_t i = 0; i < n; i++)
-      put_exact_parts(rows[i * stride + o] * lift_of(reach), (bf16*)(out + o * lda) + part_of(i), 2 * kPlane);
+  for (int64_t o = 0; o < columns; o += W) {
+    const int live = (int)smaller<int64_t>(W, columns - o);
+    vf reaches = {};
+    for (int j = 0; j < live; j++) reaches[j] = reach_of(o + j);
+    if (!any(~is_ordinary(reaches))) continue;
+    const vf lift = power_of_two(-lift_exponent(reaches));
+    for (int64_t i = 0; i < n; i += kPartsFloats) put_square(i, o, lift, [](vf, vf) {});
+    for (int j = 0; j < live; j++)
+      for (int64_t i = 0; i < n && !finite(reaches[j]); i++)
+        put_exact_parts(rows[i * stride + o + j], (bf16*)(out + (o + j) * lda) + part_of(i), 2 * kPlane);
   }
 }
 
@@ -241,7 +277,7 @@ VK_INLINE vf join_second(vf high, vf middle, vf low) {
   const vu mask = (vu)splat_int((int32_t)0xffff0000);
   return ((vf)((vu)middle & mask) + (vf)((vu)low & mask)) + (vf)((vu)high & mask);
 }
-VK_INLINE vf join_factor(vf reach) { return select(reach < splat(kLeast), splat(1 / kLift), splat(1.f)); }
+VK_INLINE vf join_factor(vf reach) { return power_of_two(lift_exponent(reach)); }
 
 // The floats that a row's words were.
 static void join_row(const float* row, int64_t words, float reach, float* out) {

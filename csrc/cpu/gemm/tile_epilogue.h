@@ -8,12 +8,21 @@ namespace vitkern::VITKERN_ISA {
 constexpr int kSide = 16;  // rows of a tile register, and words of each
 constexpr int kTileRows = 2 * kSide, kTileColumns = 2 * kSide;  // of a square
 
-// What int8 products need beside the integers, as in TileEpilogue.
+// What int8 products need beside the integers, as in TileEpilogue; those of floats in parts the reach of their columns
+// (as `scale`) and rows (where the zero is).
 struct Steps {
   const float* scale;
   const int32_t* sums;
   const float* rows;  // `stride` apart
   int64_t stride;
+
+#if VITKERN_AMX
+  // Back from the powers of two of row and column.
+  __attribute__((always_inline)) vf lowered(vf x, int row, int column) const {
+    const vi exponent = lift_exponent(splat(rows[row * stride + 1])) + lift_exponent(load(scale + column));
+    return (vf)_mm512_scalef_ps((__m512)x, (__m512)__builtin_convertvector(exponent, vf));
+  }
+#endif
 
   __attribute__((always_inline)) vf to_float(vf integers, int row, int column) const {
     const float* step = rows + row * stride;
@@ -102,6 +111,7 @@ struct Square {
   float* sums = nullptr;
   int64_t ld_sums = 0;
   bool final = true;
+  bool lifted = false;  // floats in parts, of whose rows and columns some are
   int done = 0;
 
   // Some more rows.
@@ -125,13 +135,18 @@ struct Square {
   }
   __attribute__((noinline)) void finish_any(int first, int last) const {
     float* tile = c + first * kTileColumns;
-    if constexpr (D == Dot::u8_s8) {
+    auto for_vectors = [&](const auto& f) {
       for (int r = first; r < last; r++)
         for (int j = 0; j < columns; j += W) {
           float* p = c + r * kTileColumns + j;
-          store(p, steps.to_float(load(p), r, j));
+          store(p, f(load(p), r, j));
         }
-    }
+    };
+    if constexpr (D == Dot::u8_s8) for_vectors([&](vf x, int r, int j) { return steps.to_float(x, r, j); });
+#if VITKERN_AMX
+    if constexpr (D == Dot::f32_parts)
+      if (lifted) for_vectors([&](vf x, int r, int j) { return steps.lowered(x, r, j); });
+#endif
     finish_tile(*epilogue, row + first, last - first, column, live, tile, kTileColumns);
   }
 };

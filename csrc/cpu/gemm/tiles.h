@@ -175,11 +175,11 @@ VK_INLINE int64_t products(int64_t words) {
   return D == Dot::f32_parts ? words / kPartsWords * 6 : words / kSide;
 }
 
-// What multiply_block (see gemm.h) does, on tiles.
+// What multiply_block (see gemm.h) does, on tiles. `lifted`: of floats in parts, some rows or columns may be.
 template <Dot D, class T>
 static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t lda, int64_t row, int64_t n,
                                     const Operand& b_side, int64_t columns, int64_t k, int64_t first, int64_t last,
-                                    const Epilogue<T>& epilogue) {
+                                    const Epilogue<T>& epilogue, bool lifted = false) {
   if (n <= 0) return;
   const TilePieces<D> pieces(k);
   const int64_t groups = (n + kTileRows - 1) / kTileRows, panel_bytes = pieces.words * kTileColumns * 4;
@@ -198,7 +198,7 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
 
   shape_registers();
   Square<D, T> before{};  // has no rows
-  const FinishWhole<T> whole_square = whole_finisher<D>(epilogue);
+  const FinishWhole<T> whole_square = lifted ? nullptr : whole_finisher<D>(epilogue);
   int64_t i = 0;  // of squares that are complete
   for (int64_t p0 = first; p0 < last; p0 += at_once)
     for (int64_t piece = 0; piece < pieces.count; piece++) {
@@ -239,8 +239,9 @@ static void multiply_block_on_tiles(const Runtime& rt, const float* a, int64_t l
             ld_sums, in_square ? square : partial, in_square ? kTileColumns : ld_sums, meanwhile);
         if (!in_square) continue;
         before.finish(kTileRows);
-        before = {&epilogue, whole_square, {b_side.scale + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
+        before = {&epilogue, whole_square, {(kApart ? b_side.reach : b_side.scale) + column, b_side.sums + column, a + (r + 1) * lda - 2, lda},
                   square, row + r, column, rows, (int)smaller<int64_t>(kTileColumns, columns - column), (int)width};
+        before.lifted = lifted;
         if (kApart && piece > 0) before.sums = partial, before.ld_sums = ld_sums, before.final = final;
         i++;
       }
